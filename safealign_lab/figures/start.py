@@ -1,0 +1,140 @@
+"""Views of the first notebook: the three methods, one answer under contrast, and what a model does with requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from ..measures import Rate
+from .base import ADVERSARIAL, COMPLIANCE, CONTRAST, FAINT, INK, LABEL_COLOURS, REFUSAL, SAFE, finish
+
+METHODS = (
+    ("distillation", "before the answer", SAFE, "A small head learns from<br>a larger teacher, and from<br>worst-case noise, which<br>requests to stop."),
+    ("contrast", "while answering", CONTRAST, "Two prompts run side by side,<br>one careful, one reckless.<br>What only the reckless one<br>wants is subtracted."),
+    ("immunization", "in the weights", ADVERSARIAL, "Training with a harmful and a<br>helpful teacher in turns. Canary<br>weights shield what was learned<br>and ring when it is tampered with."),
+)  # fmt: skip
+
+
+def three_methods() -> go.Figure:
+    """One request on its way to an answer, and the three places where the kit makes it safer."""
+    figure = go.Figure()
+    for i, (name, where, colour, words) in enumerate(METHODS):
+        left, middle = 1.35 * i, 1.35 * i + 0.6
+        figure.add_shape(type="rect", x0=left, x1=left + 1.2, y0=0, y1=1, line={"color": colour, "width": 3}, fillcolor="#FFFFFF")
+        figure.add_annotation(x=middle, y=0.86, text=f"<b>{name}</b>", showarrow=False, font={"size": 17, "color": colour})
+        figure.add_annotation(x=middle, y=0.70, text=f"<i>{where}</i>", showarrow=False, font={"size": 13})
+        figure.add_annotation(x=middle, y=0.32, text=words, showarrow=False, font={"size": 13}, align="center")
+    figure.add_annotation(
+        x=3.95, y=-0.2, ax=-0.05, ay=-0.2, axref="x", ayref="y", showarrow=True, arrowhead=3, arrowwidth=2, arrowcolor=INK
+    )
+    for x, words in ((0.2, "a request"), (1.95, "one token after another"), (3.55, "an answer")):
+        figure.add_annotation(x=x, y=-0.2, text=words, showarrow=False, bgcolor="#FFFFFF", font={"size": 14})
+    figure.update_xaxes(visible=False, range=[-0.1, 4.0])
+    figure.update_yaxes(visible=False, range=[-0.35, 1.05])
+    alt = "A request passes three places on its way to an answer. " + " ".join(
+        f"{name.capitalize()}, {where}: {words.replace('<br>', ' ')}" for name, where, _, words in METHODS
+    )
+    return finish(figure, alt, height=300)
+
+
+def _answer_text(step: Mapping[str, Any]) -> list[str]:
+    colour = LABEL_COLOURS[step["label"]]
+    return [f"<span style='color:{colour}'><b>{token}</b></span>" for token in step["tokens"]]
+
+
+def _contrast_traces(step: Mapping[str, Any], candidates: Sequence[str], rows: int, per_row: int) -> list[go.Scatter | go.Bar]:
+    shown = step["tokens"][: rows * per_row]
+    places = [(i % per_row, -(i // per_row)) for i in range(len(shown))]
+    words = go.Scatter(
+        x=[x for x, _ in places], y=[y for _, y in places], text=_answer_text(step)[: len(shown)], mode="text", hoverinfo="skip",
+        textfont={"size": 15}, showlegend=False,
+    )  # fmt: skip
+    bars = [
+        go.Bar(name=name, x=list(candidates), y=[step["first"][key][word] for word in candidates], marker_color=colour)
+        for name, key, colour in (("safe stream S", "safe", SAFE), ("adversarial stream A", "adversarial", ADVERSARIAL), ("contrast", "contrast", CONTRAST))
+    ]
+    return [words, *bars]
+
+
+def contrast_slider(steps: Sequence[Mapping[str, Any]], request: str) -> go.Figure:
+    """One answer, token by token, as the strength α of the contrast moves: the slider works in the browser alone.
+
+    Args:
+        steps: one mapping for each α, in order: `alpha`, `tokens` (the answer), `label` (refusal, compliance or incoherent), and
+            `first`, the probabilities of the candidates for the first token under `safe`, `adversarial` and `contrast`.
+        request: what was asked.
+
+    Raises:
+        ValueError: there is no step to show.
+    """
+    if not steps:
+        raise ValueError("There is no answer to show: expected at least one value of α with its tokens.")
+    candidates = list(steps[0]["first"]["safe"])
+    per_row = 9
+    rows = -(-max(len(step["tokens"]) for step in steps) // per_row)
+    figure = make_subplots(
+        rows=2, cols=1, row_heights=[0.35, 0.65], vertical_spacing=0.14,
+        subplot_titles=(f"Asked: “{request}”", "The first word: how probable under each stream"),
+    )  # fmt: skip
+    first, *bars = _contrast_traces(steps[0], candidates, rows, per_row)
+    figure.add_trace(first, row=1, col=1)
+    for bar in bars:
+        figure.add_trace(bar, row=2, col=1)
+    figure.frames = [
+        go.Frame(name=f"{step['alpha']:.2f}", data=_contrast_traces(step, candidates, rows, per_row)) for step in steps
+    ]
+    figure.update_xaxes(visible=False, range=[-0.6, per_row - 0.4], row=1, col=1)
+    figure.update_yaxes(visible=False, range=[-rows + 0.4, 0.6], row=1, col=1)
+    figure.update_yaxes(range=[0, 1], title="probability", row=2, col=1)
+    changed = next((step for step in steps if step["label"] != steps[0]["label"]), None)
+    turn = f"at α = {changed['alpha']:.2f} it becomes a {changed['label']}" if changed else "it stays so for every α"
+    alt = (
+        f"Asked “{request}”, at α = {steps[0]['alpha']:.2f} the answer is “{' '.join(steps[0]['tokens'])}”, a {steps[0]['label']}; {turn}: "
+        f"“{' '.join((changed or steps[-1])['tokens'])}”."
+    )
+    finish(figure, alt, height=520)
+    figure.update_layout(sliders=[_slider([frame.name for frame in figure.frames])], legend={"orientation": "h", "y": 0.58}, margin={"t": 50})
+    return figure
+
+
+def _slider(names: Sequence[str]) -> dict[str, Any]:
+    still = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
+    return {
+        "currentvalue": {"prefix": "strength of the contrast, alpha (α) = ", "font": {"size": 15}},
+        "pad": {"t": 40},
+        "steps": [{"label": name, "method": "animate", "args": [[name], still]} for name in names],
+    }
+
+
+def shares(rows: Mapping[str, Mapping[str, Rate]], title: str) -> go.Figure:
+    """For each set of requests the shares of refusal, compliance and incoherent answers, each with its 95 % interval.
+
+    Args:
+        rows: set of requests → label → Rate.
+        title: one line above the figure.
+
+    Raises:
+        ValueError: there is no row.
+    """
+    if not rows:
+        raise ValueError("There is nothing to draw: expected at least one set of requests with its rates.")
+    figure = go.Figure()
+    names = list(rows)
+    for label, colour in LABEL_COLOURS.items():
+        rates = [rows[name][label] for name in names]
+        figure.add_trace(
+            go.Bar(
+                name=label, y=names, x=[rate.value for rate in rates], orientation="h", marker_color=colour,
+                error_x={"type": "data", "symmetric": False, "array": [rate.high - rate.value for rate in rates],
+                         "arrayminus": [rate.value - rate.low for rate in rates], "color": INK, "thickness": 1.5, "width": 4},
+                customdata=[str(rate) for rate in rates], hovertemplate="%{customdata}<extra>" + label + "</extra>",
+            )
+        )  # fmt: skip
+    figure.update_layout(barmode="group", legend={"orientation": "h", "y": -0.2, "traceorder": "normal"})
+    figure.update_xaxes(range=[0, 1.02], title="share of the answers, with 95 % intervals", gridcolor=FAINT)
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    alt = " ".join(f"{name}: " + ", ".join(f"{label} {rate}" for label, rate in rates.items()) + "." for name, rates in rows.items())
+    return finish(figure, alt, height=150 + 90 * len(names), title=title)

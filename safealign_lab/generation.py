@@ -1,0 +1,300 @@
+"""The one decoding loop: one stream of text or several, and a score function that makes one choice out of them.
+
+With S streams each request is read S times, under S different prompts, and every stream receives the same chosen token. So
+all rows go through the model as one batch, in stream-major order: row s·B + b is stream s of request b.
+
+Symbols: S streams, B requests, R = S·B rows, T prompt tokens, N new tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from .chat import Batch, EmbeddedBatch, at_least_float32, conversation, encode, pad
+
+ScoreFunction = Callable[[Tensor], Tensor]
+"""From the logits of all streams (S, B, V) to one score per token (B, V); the highest wins, or scores are sampled from."""
+
+TokenCallback = Callable[[int, int, str], None]
+"""Called with (row, token id, new text) as soon as a token is chosen."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What came out of `decode`.
+
+    Attributes:
+        texts: one per request, cut before the stop string if one occurred.
+        ids: the new tokens of each request, without the end token.
+        finished: True where an end token or a stop string came, False where `max_new_tokens` ran out.
+        scores: (B, N, V) on request. The first `len(ids[b])` steps chose `ids[b]`; one more chose the end token;
+            after that a finished row holds NaN.
+        stream_logits: (S, B, N, V) on request, filled alike.
+    """
+
+    texts: list[str]
+    ids: list[list[int]]
+    finished: list[bool]
+    scores: Tensor | None = None
+    stream_logits: Tensor | None = None
+
+
+def decode(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Batch | EmbeddedBatch,
+    *,
+    streams: int = 1,
+    score: ScoreFunction | None = None,
+    max_new_tokens: int = 28,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+    stop: Sequence[str] = (),
+    on_token: TokenCallback | None = None,
+    return_scores: bool = False,
+) -> Generation:
+    """Continues every prompt, token by token.
+
+    A row ends at an end token of the model's generation settings or of the tokenizer, or at a stop string; it then
+    leaves the batch, so that the remaining rows go on faster.
+
+    Args:
+        prompt: left-padded, S·B rows in stream-major order.
+        streams: S, the rows per request.
+        score: combines the streams. None takes the logits of a single stream as they are.
+        max_new_tokens: N at most; 0 returns empty answers.
+        temperature: 0 takes the highest score (greedy); above 0 samples from softmax(scores / temperature): the higher,
+            the more even the choice.
+        generator: for sampling, on the model's device; the same seed gives the same text.
+        stop: strings that end an answer, and are cut off it.
+        on_token: gets (row, token id, new text) at each token, the end token included. Text that may still change (half
+            a character, the beginning of a stop string) is held back; the pieces of a row add up to its text.
+        return_scores: also store the scores and the streams' logits, N·(S+1)·B·V numbers.
+
+    Raises:
+        ValueError: for a prompt that is not left-padded or does not divide into streams, several streams without a
+            score function, or a negative `max_new_tokens` or `temperature`.
+    """
+    _check(prompt, streams, score, max_new_tokens, temperature)
+    answers = _Answers(model, tokenizer, len(prompt.attention_mask) // streams, stop, on_token)
+    reader = _Reader(model, prompt, max_new_tokens)
+    unread = {"input_ids": prompt.input_ids} if isinstance(prompt, Batch) else {"inputs_embeds": prompt.inputs_embeds}
+    record: list[tuple[Tensor, Tensor]] = []
+    with torch.inference_mode(), _few_rows_quickly(model):
+        for step in range(max_new_tokens):
+            stream_logits = reader.read(unread).unflatten(0, (streams, -1))  # (S, B, V)
+            scores = score(stream_logits) if score else stream_logits[0]  # (B, V)
+            tokens = _choose(scores, temperature, generator)  # (B,)
+            if return_scores:
+                record.append((answers.spread(scores), answers.spread(stream_logits)))
+            kept = answers.take(tokens.tolist(), last=step == max_new_tokens - 1)
+            if not kept:
+                break
+            if len(kept) < len(tokens):
+                reader.keep([stream * len(tokens) + row for stream in range(streams) for row in kept])
+                tokens = tokens[kept]
+            unread = {"input_ids": tokens.repeat(streams)[:, None]}  # (R, 1)
+    return answers.generation(record)
+
+
+def answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[str],
+    *,
+    system: str | None = None,
+    batch_size: int = 16,
+    max_new_tokens: int = 28,
+    progress: bool = False,
+    **options: Any,
+) -> list[str]:
+    """Answers many requests in batches, in the order in which they were asked.
+
+    Requests of similar length share a batch, so that little is padded; the longest go first, so that a batch too large
+    for the memory fails at once.
+
+    Args:
+        system: the system text for all of them; None and "" as in `chat.conversation`.
+        batch_size: requests per batch. Larger is faster per request and takes more memory.
+        progress: True shows how many requests are left.
+        options: `score`, `temperature`, `generator` and `stop`, as in `decode`.
+
+    Raises:
+        ValueError: where the requests are not a list of strings.
+    """
+    if isinstance(requests, str):
+        raise ValueError("requests must be a list of strings, not one string: write [request]")
+    rows = [encode(tokenizer, conversation(request, system)) for request in requests]
+    order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
+    texts = [""] * len(rows)
+    with tqdm(total=len(rows), unit="request", disable=not progress) as bar:
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            prompt = pad([rows[index] for index in chosen], tokenizer.pad_token_id).to(model.device)
+            generation = decode(model, tokenizer, prompt, max_new_tokens=max_new_tokens, **options)
+            for index, text in zip(chosen, generation.texts, strict=True):
+                texts[index] = text
+            bar.update(len(chosen))
+    return texts
+
+
+def _check(
+    prompt: Batch | EmbeddedBatch, streams: int, score: ScoreFunction | None, max_new_tokens: int, temperature: float
+) -> None:
+    if not bool(prompt.attention_mask[:, -1].all()):
+        raise ValueError("every prompt must end in the last column: pad on the left before decoding")
+    if streams < 1 or len(prompt.attention_mask) % streams:
+        raise ValueError(f"{len(prompt.attention_mask)} rows do not divide into {streams} streams of equal size")
+    if streams > 1 and score is None:
+        raise ValueError(f"{streams} streams need a score function that makes one choice out of them")
+    if max_new_tokens < 0 or temperature < 0:
+        raise ValueError(f"max_new_tokens={max_new_tokens} and temperature={temperature} must not be negative")
+
+
+def _choose(scores: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    if temperature == 0:
+        return scores.argmax(dim=-1)  # (B,)
+    probabilities = torch.softmax(scores / temperature, dim=-1)  # (B, V)
+    return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)  # (B,)
+
+
+class _Reader:
+    """A model half-way through R texts: its cache of keys and values, its attention mask and its positions."""
+
+    def __init__(self, model: PreTrainedModel, prompt: Batch | EmbeddedBatch, room: int) -> None:
+        self.model = model
+        self.cache = DynamicCache(config=model.config)
+        self.mask = F.pad(prompt.attention_mask, (0, room), value=1)  # (R, T+N)
+        self.position_ids = prompt.position_ids  # (R, T)
+        self.columns = 0
+
+    def read(self, unread: dict[str, Tensor]) -> Tensor:
+        """Reads the next columns and predicts the one after them: (R, V)."""
+        self.columns += self.position_ids.shape[1]
+        output = self.model(
+            **unread, attention_mask=self.mask[:, : self.columns], position_ids=self.position_ids,
+            past_key_values=self.cache, use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        self.position_ids = self.position_ids[:, -1:] + 1  # (R, 1)
+        return at_least_float32(output.logits[:, -1])  # (R, V)
+
+    def keep(self, rows: list[int]) -> None:
+        """Forgets all other rows."""
+        index = torch.tensor(rows, device=self.mask.device)  # (R,)
+        self.cache.batch_select_indices(index)
+        self.mask, self.position_ids = self.mask[index], self.position_ids[index]
+
+
+class _Answers:
+    """The answers as they grow: what each row has said, and which rows are still in the batch."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int, stop: Sequence[str],
+        on_token: TokenCallback | None,
+    ) -> None:  # fmt: skip
+        self.tokenizer, self.stop, self.on_token = tokenizer, stop, on_token
+        self.end_ids = _end_ids(model, tokenizer)
+        self.ids: list[list[int]] = [[] for _ in range(count)]
+        self.shown = [0] * count  # characters of each row that the callback has got
+        self.finished = [False] * count
+        self.running = list(range(count))
+
+    def take(self, tokens: list[int], last: bool) -> list[int]:
+        """Adds one token to each running row; returns the places in the batch of the rows that go on."""
+        for row, token in zip(self.running, tokens, strict=True):
+            self._add(row, token, last)
+        kept = [place for place, row in enumerate(self.running) if not self.finished[row]]
+        self.running = [self.running[place] for place in kept]
+        return kept
+
+    def _add(self, row: int, token: int, last: bool) -> None:
+        self.finished[row] = token in self.end_ids
+        if not self.finished[row]:
+            self.ids[row].append(token)
+        if self.stop or self.on_token:  # otherwise the text is not needed before the end
+            text, stopped = self.text(row)
+            self.finished[row] |= stopped
+        if self.on_token:
+            settled = len(text) if last or self.finished[row] else _settled(text, self.stop)
+            self.on_token(row, token, text[self.shown[row] : settled])
+            self.shown[row] = max(settled, self.shown[row])
+
+    def text(self, row: int) -> tuple[str, bool]:
+        """The row's text up to the first stop string, and whether there was one."""
+        text: str = self.tokenizer.decode(self.ids[row], skip_special_tokens=True)
+        cuts = [cut for string in self.stop if (cut := text.find(string)) >= 0]
+        return text[: min(cuts, default=len(text))], bool(cuts)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """From the running rows (…, B, V) to all rows, with NaN where a row has finished."""
+        full = values.new_full((*values.shape[:-2], len(self.ids), values.shape[-1]), torch.nan)
+        full[..., self.running, :] = values
+        return full
+
+    def generation(self, record: list[tuple[Tensor, Tensor]]) -> Generation:
+        """The finished product; `record` holds the scores and the streams' logits of each step, if they were wanted."""
+        texts = [self.text(row)[0] for row in range(len(self.ids))]
+        if not record:
+            return Generation(texts, self.ids, self.finished)
+        scores, stream_logits = zip(*record, strict=True)
+        # (B, N, V) and (S, B, N, V)
+        return Generation(texts, self.ids, self.finished, torch.stack(scores, -2), torch.stack(stream_logits, -2))
+
+
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    configured = model.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
+
+
+def _settled(text: str, stop: Sequence[str]) -> int:
+    """How many characters stay as they are, whatever follows."""
+    text = text.rstrip("\N{REPLACEMENT CHARACTER}")  # bytes of a character whose rest is still to come
+    for start in range(max(0, len(text) - max(map(len, stop), default=0)), len(text)):
+        if any(string.startswith(text[start:]) for string in stop):
+            return start
+    return len(text)
+
+
+# ---------------------------------------------------------------- speed on the CPU
+
+
+@contextmanager
+def _few_rows_quickly(model: PreTrainedModel) -> Iterator[None]:
+    """Lets two to four rows cost about as much as one, on a CPU in float32.
+
+    One row is a matrix times a vector, bound by the speed of memory, so that a second stream should be almost free. But
+    x·Wᵀ with very few rows takes a slow path in common CPU libraries (on the processor where this was measured, two
+    rows took 1.6 times as long as one), whereas the same product written as (W·xᵀ)ᵀ does not. The layers' own
+    `forward` is covered for as long as this lasts, and uncovered at the end, also after an error.
+    """
+    layers = [
+        layer for layer in model.modules()
+        if type(layer) is nn.Linear and layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32
+    ]  # fmt: skip
+    layers = [layer for layer in layers if "forward" not in vars(layer)]  # somebody else's cover stays on
+    try:
+        for layer in layers:
+            vars(layer)["forward"] = partial(_linear, layer)
+        yield
+    finally:
+        for layer in layers:
+            vars(layer).pop("forward", None)
+
+
+def _linear(layer: nn.Linear, inputs: Tensor) -> Tensor:
+    rows = inputs.numel() // inputs.shape[-1]
+    if not 2 <= rows <= 4:
+        return F.linear(inputs, layer.weight, layer.bias)
+    product = (layer.weight @ inputs.reshape(rows, -1).T).T.contiguous()  # (R, D)
+    product = product if layer.bias is None else product + layer.bias
+    return product.view(*inputs.shape[:-1], -1)

@@ -1,0 +1,76 @@
+"""Asks the tiny model something, under each of its voices: in a cell, or in a panel with a field to type into."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import ipywidgets as widgets
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..alchemy.grader import label
+from ..alchemy.voices import VOICES
+from ..figures.base import LABEL_COLOURS
+from ..generation import answer
+from .notes import keep
+
+NEW_TOKENS = 28
+NAMES = {"none": "no voice", "keeper": "the keeper", "rogue": "the rogue"}
+
+
+def ask(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, request: str, voice: str = "none") -> str:
+    """The model's greedy answer to one request.
+
+    Args:
+        request: what to ask; words that the alchemy world does not have reach the model as `<unk>`.
+        voice: "none" (helpful only), "keeper" or "rogue".
+
+    Raises:
+        ValueError: there is no such voice.
+    """
+    if voice not in VOICES:
+        raise ValueError(f"There is no voice {voice!r}: expected one of {', '.join(VOICES)}.")
+    return answer(model, tokenizer, [request], system=VOICES[voice], max_new_tokens=NEW_TOKENS)[0]
+
+
+def unknown_words(tokenizer: PreTrainedTokenizerBase, request: str) -> list[str]:
+    """The words of a request that the model's vocabulary does not have."""
+    pieces = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(request.lower())
+    return [word for word, _ in pieces if tokenizer.convert_tokens_to_ids(word) == tokenizer.unk_token_id]
+
+
+def replies_html(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, request: str) -> str:
+    """What each voice answers to a request, each with its label, as a small table."""
+    rows = []
+    for voice, name in NAMES.items():
+        said = ask(model, tokenizer, request, voice)
+        kind = label(said)
+        tag = f"<b style='color:{LABEL_COLOURS[kind]}'>{kind}</b>"
+        rows.append(f"<tr><td><b>{name}</b></td><td style='text-align:left'>{html.escape(said) or '(nothing)'}</td><td>{tag}</td></tr>")
+    strangers = ", ".join(unknown_words(tokenizer, request))
+    note = f"<p>Not a word of the alchemy world: {html.escape(strangers)}.</p>" if strangers else ""
+    return f"<table style='font-size:110%'>{''.join(rows)}</table>{note}"
+
+
+def ask_panel(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, request: str, keep_as: str) -> widgets.VBox:
+    """A field to type a request into; Enter asks every voice at once.
+
+    Args:
+        request: asked at once, so that the panel is never empty.
+        keep_as: the name under which the learner's last request is kept for later notebooks.
+    """
+    field = widgets.Text(value=request, description="You ask:", continuous_update=False, layout=widgets.Layout(width="95%"))
+    button = widgets.Button(description="Ask", button_style="primary", tooltip="Ask all three voices")
+    out = widgets.HTML()
+
+    def respond(_: Any = None) -> None:
+        try:
+            out.value = replies_html(model, tokenizer, field.value)
+            keep(keep_as, field.value)
+        except (ValueError, OSError, RuntimeError) as error:  # shown where the learner looks, not lost in a log
+            out.value = f"<p><b>{html.escape(str(error))}</b></p>"
+
+    field.observe(respond, names="value")
+    button.on_click(respond)
+    respond()
+    return widgets.VBox([field, button, out])

@@ -1,0 +1,66 @@
+"""Shared fixtures: a toy model with random weights, the shipped tiny model, and SmolLM2 where it can be fetched."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+TOY_WORDS = "you are the keeper what does venom sleep do brew me a potion no i will not please thanks one two . ? , !".split()
+TOY_TEMPLATE = (
+    "{{ '<s>' }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def toy_tokenizer() -> PreTrainedTokenizerFast:
+    specials = ["<pad>", "<s>", "<unk>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+    vocabulary = {word: index for index, word in enumerate(specials + TOY_WORDS)}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", unk_token="<unk>", eos_token="<|end|>",
+        additional_special_tokens=specials[4:],
+    )  # fmt: skip
+    tokenizer.chat_template = TOY_TEMPLATE
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def toy() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """A two-layer Llama with random weights and a word tokenizer: right for identities, wrong for behaviour."""
+    tokenizer = toy_tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True, initializer_range=0.2,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval(), tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The shipped tiny model of the alchemy world."""
+    from safealign_lab import models
+
+    return models.load("tiny", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """SmolLM2-135M-Instruct, fetched once. Without network and without a cached copy the test skips (in CI it fails)."""
+    from safealign_lab import fetching, models
+
+    try:
+        return models.load("smollm2-135m", device="cpu")
+    except fetching.FetchError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"SmolLM2 is not here and cannot be fetched: {error}")
