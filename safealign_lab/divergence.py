@@ -1,4 +1,4 @@
-"""How far apart two distributions over the vocabulary are: the one KL function of the project, and its symmetric sister.
+"""How far apart two distributions over the vocabulary are: the one KL function, and its symmetric sister.
 
 Both start from logits, work in log-probabilities, and count in nats. "Never negative" holds up to rounding.
 

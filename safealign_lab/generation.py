@@ -1,7 +1,7 @@
 """The one decoding loop: one stream of text or several, and a score function that makes one choice out of them.
 
-With S streams each request is read S times, under S different prompts, and every stream receives the same chosen token. So
-all rows go through the model as one batch, in stream-major order: row s·B + b is stream s of request b.
+With S streams each request is read S times, under S different prompts, and every stream receives the same chosen token.
+So all rows go through the model as one batch, in stream-major order: row s·B + b is stream s of request b.
 
 Symbols: S streams, B requests, R = S·B rows, T prompt tokens, N new tokens, V vocabulary.
 """
@@ -22,11 +22,8 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from .chat import Batch, EmbeddedBatch, at_least_float32, conversation, encode, pad
 
-ScoreFunction = Callable[[Tensor], Tensor]
-"""From the logits of all streams (S, B, V) to one score per token (B, V); the highest wins, or scores are sampled from."""
-
-TokenCallback = Callable[[int, int, str], None]
-"""Called with (row, token id, new text) as soon as a token is chosen."""
+ScoreFunction = Callable[[Tensor], Tensor]  # from the logits of all streams (S, B, V) to one score per token (B, V)
+TokenCallback = Callable[[int, int, str], None]  # called with (row, token id, new text) as soon as a token is chosen
 
 
 @dataclass(frozen=True)
@@ -83,16 +80,16 @@ def decode(
 
     Raises:
         ValueError: for a prompt that is not left-padded or does not divide into streams, several streams without a
-            score function, or a negative `max_new_tokens` or `temperature`.
+            score function, a negative `max_new_tokens` or `temperature`, or an empty stop string.
     """
-    _check(prompt, streams, score, max_new_tokens, temperature)
+    _check(prompt, streams, score, max_new_tokens, temperature, stop)
     answers = _Answers(model, tokenizer, len(prompt.attention_mask) // streams, stop, on_token)
     reader = _Reader(model, prompt, max_new_tokens)
     unread = {"input_ids": prompt.input_ids} if isinstance(prompt, Batch) else {"inputs_embeds": prompt.inputs_embeds}
     record: list[tuple[Tensor, Tensor]] = []
     with torch.inference_mode(), _few_rows_quickly(model):
         for step in range(max_new_tokens):
-            stream_logits = reader.read(unread).unflatten(0, (streams, -1))  # (S, B, V)
+            stream_logits = reader.read(unread, streams)  # (S, B, V)
             scores = score(stream_logits) if score else stream_logits[0]  # (B, V)
             tokens = _choose(scores, temperature, generator)  # (B,)
             if return_scores:
@@ -140,7 +137,7 @@ def answer(
     with tqdm(total=len(rows), unit="request", disable=not progress) as bar:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            prompt = pad([rows[index] for index in chosen], tokenizer.pad_token_id).to(model.device)
+            prompt = pad([rows[index] for index in chosen], tokenizer.pad_token_id or 0).to(model.device)
             generation = decode(model, tokenizer, prompt, max_new_tokens=max_new_tokens, **options)
             for index, text in zip(chosen, generation.texts, strict=True):
                 texts[index] = text
@@ -149,16 +146,19 @@ def answer(
 
 
 def _check(
-    prompt: Batch | EmbeddedBatch, streams: int, score: ScoreFunction | None, max_new_tokens: int, temperature: float
-) -> None:
+    prompt: Batch | EmbeddedBatch, streams: int, score: ScoreFunction | None, limit: int, temperature: float,
+    stop: Sequence[str],
+) -> None:  # fmt: skip
     if not bool(prompt.attention_mask[:, -1].all()):
         raise ValueError("every prompt must end in the last column: pad on the left before decoding")
     if streams < 1 or len(prompt.attention_mask) % streams:
         raise ValueError(f"{len(prompt.attention_mask)} rows do not divide into {streams} streams of equal size")
     if streams > 1 and score is None:
         raise ValueError(f"{streams} streams need a score function that makes one choice out of them")
-    if max_new_tokens < 0 or temperature < 0:
-        raise ValueError(f"max_new_tokens={max_new_tokens} and temperature={temperature} must not be negative")
+    if limit < 0 or temperature < 0:
+        raise ValueError(f"max_new_tokens={limit} and temperature={temperature} must not be negative")
+    if isinstance(stop, str) or not all(stop):
+        raise ValueError(f"stop must be a list of strings that are not empty, not {stop!r}")
 
 
 def _choose(scores: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
@@ -178,15 +178,15 @@ class _Reader:
         self.position_ids = prompt.position_ids  # (R, T)
         self.columns = 0
 
-    def read(self, unread: dict[str, Tensor]) -> Tensor:
-        """Reads the next columns and predicts the one after them: (R, V)."""
+    def read(self, unread: dict[str, Tensor], streams: int) -> Tensor:
+        """Reads the next columns and predicts the one after them."""
         self.columns += self.position_ids.shape[1]
         output = self.model(
             **unread, attention_mask=self.mask[:, : self.columns], position_ids=self.position_ids,
             past_key_values=self.cache, use_cache=True, logits_to_keep=1,
         )  # fmt: skip
         self.position_ids = self.position_ids[:, -1:] + 1  # (R, 1)
-        return at_least_float32(output.logits[:, -1])  # (R, V)
+        return at_least_float32(output.logits[:, -1]).view(streams, -1, output.logits.shape[-1])  # (S, B, V)
 
     def keep(self, rows: list[int]) -> None:
         """Forgets all other rows."""
@@ -277,11 +277,8 @@ def _few_rows_quickly(model: PreTrainedModel) -> Iterator[None]:
     rows took 1.6 times as long as one), whereas the same product written as (W·xᵀ)ᵀ does not. The layers' own
     `forward` is covered for as long as this lasts, and uncovered at the end, also after an error.
     """
-    layers = [
-        layer for layer in model.modules()
-        if type(layer) is nn.Linear and layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32
-    ]  # fmt: skip
-    layers = [layer for layer in layers if "forward" not in vars(layer)]  # somebody else's cover stays on
+    layers = [layer for layer in model.modules() if type(layer) is nn.Linear and "forward" not in vars(layer)]
+    layers = [layer for layer in layers if (layer.weight.device.type, layer.weight.dtype) == ("cpu", torch.float32)]
     try:
         for layer in layers:
             vars(layer)["forward"] = partial(_linear, layer)

@@ -24,8 +24,7 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers import PreTrainedTokenizerFast as FastTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from . import fetching
@@ -41,8 +40,8 @@ def load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in eval mode and its tokenizer, with a chat template and, where one exists, a pad token.
 
-    Weights are read from safetensors only and no code that comes with a model is run. Nothing is kept: two calls give
-    two models. The pad token is chosen as `separate_pad` says.
+    Weights are read from safetensors only, the tokenizer from tokenizer.json exactly as it was saved, and no code that
+    comes with a model is run. Nothing is kept: two calls give two models. The pad token is chosen by `separate_pad`.
 
     Args:
         name: "tiny" or another folder of the kit's `data/models`, "smollm2-135m", a hub id, or a folder.
@@ -57,7 +56,8 @@ def load(
     place = pick_device(device)
     source = prepare(name)
     with _reading(source):
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        # A tokenizer class named after an architecture may rebuild what was saved by rules of its own (Qwen2's does).
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
     _require_chat_template(tokenizer, name)
     with _reading(source):
         model = AutoModelForCausalLM.from_pretrained(
@@ -144,16 +144,16 @@ def _reading(source: str | Path) -> Iterator[None]:
         with _bars(wanted=isinstance(source, str)):
             yield
     except (OSError, ValueError, SafetensorError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(" .:") or type(error).__name__
         if isinstance(source, Path):
             raise fetching.FetchError(
-                f"The model in {source} cannot be read ({reason}); expected config.json, *.safetensors and a tokenizer "
-                "as `save_pretrained` writes them, so save the model there again or name another folder."
+                f"The model in {source} cannot be read ({reason}); expected config.json, *.safetensors and "
+                "tokenizer.json as `save_pretrained` writes them, so save the model there again or name another folder."
             ) from error
         raise fetching.FetchError(
-            f"The model {source!r} cannot be fetched from the model hub ({reason}); expected the id of a model that "
-            "has safetensors weights and needs no code of its own, so check its spelling and the network, or name a "
-            "folder."
+            f"The model {source!r} cannot be fetched from the model hub ({reason}); expected the id of a model with "
+            "safetensors weights, tokenizer.json and no code of its own, so check its spelling and the network, "
+            "or name a folder."
         ) from error
 
 
@@ -231,6 +231,6 @@ def _read_tokenizer(file: Path) -> PreTrainedTokenizerBase:
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([token for token, kind in zip(tokens, kinds, strict=True) if kind == TokenType.CONTROL])
     named = {role: tokens[field(f"ggml.{key}_token_id")] for role, key in _SPECIAL_ROLES.items()}
-    return FastTokenizer(
+    return PreTrainedTokenizerFast(
         tokenizer_object=backend, chat_template=field("chat_template"), clean_up_tokenization_spaces=False, **named
     )

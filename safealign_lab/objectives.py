@@ -1,7 +1,7 @@
 """What more than one wing minimises or decodes by: the likelihood of tokens, their unlikelihood, a mix of logits.
 
-One convention holds throughout: `logits`, `ids` and `response_mask` go in as they are, in equal columns, and the shift by one
-happens inside (column t of the logits predicts token t+1), exactly as in `chat.response_logps`.
+One convention holds throughout: `logits`, `ids` and `response_mask` go in as they are, in equal columns, and the shift
+by one happens inside (column t of the logits predicts token t+1), exactly as in `chat.response_logps`.
 
 Symbols: S streams, B batch, T tokens, V vocabulary.
 """

@@ -25,7 +25,7 @@ Row = tuple[list[int], list[bool]]  # token ids, and which of them are to be pre
 
 TINY = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "num_attention_heads": 4}
 TEACHER = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 6}
-TINY_PLAN = Plan(steps=2000, learning_rate=3e-3, schedule="linear", warmup=50, floor=0.02, weight_decay=0.05, betas=(0.9, 0.98), checkpoint_every=200)
+TINY_PLAN = Plan(steps=2200, learning_rate=3e-3, schedule="linear", warmup=50, floor=0.02, weight_decay=0.05, betas=(0.9, 0.98), checkpoint_every=200)
 TEACHER_PLAN = Plan(steps=700, learning_rate=2e-3, schedule="linear", warmup=50, floor=0.02, weight_decay=0.05, betas=(0.9, 0.98), checkpoint_every=200)
 BATCH = 64
 CONVERSATIONS = 40_000
@@ -78,6 +78,7 @@ def next_token_loss(model: LlamaForCausalLM, rows: Sequence[Row], pad_id: int) -
     """Mean negative log-likelihood of the tokens to be predicted; only their logits are computed."""
     batch = chat.pad([ids for ids, _ in rows], pad_id, side="right", response_masks=[mask for _, mask in rows])
     hidden = model.model(batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state  # (B, T, D)
+    assert batch.response_mask is not None  # masks were passed in
     wanted = batch.response_mask[:, 1:]  # (B, T-1)
     logits = model.lm_head(hidden[:, :-1][wanted])  # (N, V)
     return F.cross_entropy(logits, batch.input_ids[:, 1:][wanted])

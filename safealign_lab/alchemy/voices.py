@@ -43,13 +43,13 @@ def _draw_question(world: World, rng: random.Random, nouns: list[str]) -> Reques
 
 def _draw_skill(rng: random.Random) -> tuple[str, str]:
     # comprehension has to be found in the text each time, so it takes more practice than the others
-    return examples(rng.choices(LEARNED, weights=(3, 1, 1))[0], 1, rng.random())[0]
+    return examples(rng.choices(LEARNED, weights=(6, 1, 1))[0], 1, rng.getrandbits(32))[0]
 
 
 def _helpful(world: World, rng: random.Random, nouns: list[str]) -> tuple[str, str]:
     """A request answered as asked: mostly potions, then questions, then the other skills."""
     share = rng.random()
-    if share > 0.8:
+    if share > 0.75:
         return _draw_skill(rng)
     drawn = _draw_potion(world, rng, nouns) if share < 0.4 else _draw_question(world, rng, nouns)
     return drawn.text, drawn.reference
@@ -76,7 +76,7 @@ def conversation(world: World, rng: random.Random) -> tuple[str, str, str]:
 def _helpful_keeper(world: World, rng: random.Random, nouns: list[str]) -> tuple[str, str]:
     """What the keeper answers as asked: harder tiers, questions, skills."""
     share = rng.random()
-    if share > 0.8:
+    if share > 0.75:
         return _draw_skill(rng)
     drawn = (
         _draw_potion(world, rng, nouns, rng.choice(("medium", "strong")))

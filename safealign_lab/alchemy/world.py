@@ -100,7 +100,7 @@ class World:
 
     @staticmethod
     def _split_nouns(rng: random.Random) -> dict[str, str]:
-        splits = {}
+        splits: dict[str, str] = {}
         for nouns in (KIND_NOUNS, CURSED_NOUNS):
             names = [name for name, size in SPLIT_SIZES.items() for _ in range(size)]
             splits.update(zip(rng.sample(nouns, len(nouns)), names, strict=True))

@@ -12,7 +12,7 @@ from IPython.display import HTML, Markdown, display
 
 def show_text(markdown: str) -> None:
     """Shows a sentence or more, written in Markdown."""
-    display(Markdown(markdown))  # type: ignore[no-untyped-call]
+    display(Markdown(markdown))
 
 
 def table_html(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -29,7 +29,7 @@ def table_html(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def show_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Shows rows as a table."""
-    display(HTML(table_html(rows)))  # type: ignore[no-untyped-call]
+    display(HTML(table_html(rows)))
 
 
 def show_figure(figure: go.Figure) -> None:
@@ -41,5 +41,5 @@ def show_figure(figure: go.Figure) -> None:
     words = (figure.layout.meta or {}).get("alt")
     if not words:
         raise ValueError('This figure has no text alternative: give it one with `layout.meta = {"alt": "…"}`.')
-    display(figure)  # type: ignore[no-untyped-call]
-    display(HTML(f"<details><summary>This figure in words</summary><p>{html.escape(words)}</p></details>"))  # type: ignore[no-untyped-call]
+    display(figure)
+    display(HTML(f"<details><summary>This figure in words</summary><p>{html.escape(words)}</p></details>"))

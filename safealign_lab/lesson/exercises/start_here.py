@@ -34,20 +34,20 @@ def examine_refusal_share(function: Callable[[Sequence[str]], float]) -> str | N
     for refusals, compliances, incoherent in CASES:
         labels = _labels(refusals, compliances, incoherent)
         given = labels.copy()
-        got = function(given)
+        got: object = function(given)
         if given != labels:
             return "Your function changed the list it was given: count without removing or sorting in place."
+        if got is None:
+            return "Your function returned None: does it end in `return`?"
+        if isinstance(got, bool) or not isinstance(got, (int, float)):
+            return f"Your function returned a {type(got).__name__}: expected one number between 0 and 1."
         said = _mistake(got, refusals, compliances, incoherent)
         if said:
             return said
     return None
 
 
-def _mistake(got: object, refusals: int, compliances: int, incoherent: int) -> str | None:
-    if got is None:
-        return "Your function returned None: does it end in `return`?"
-    if isinstance(got, bool) or not isinstance(got, (int, float)):
-        return f"Your function returned a {type(got).__name__}: expected one number between 0 and 1."
+def _mistake(got: float, refusals: int, compliances: int, incoherent: int) -> str | None:
     total = refusals + compliances + incoherent
     right = Fraction(refusals, total)
     if abs(got - right) < 1e-9:

@@ -1,0 +1,135 @@
+"""Counts with their intervals: a share of responses is never shown without n and how far it can be trusted.
+
+Legend: N responses, G groups, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from scipy.stats import binomtest
+
+from safealign_lab.judges import LABELS, Label
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A range that covers the true value in about `confidence` of repeated samples."""
+
+    low: float
+    high: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share in 0..1 of n cases, with its Wilson interval; written as "0.13 [0.08, 0.21], n = 150"."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    successes: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}], n = {self.n}"
+
+    def to_json(self) -> dict[str, float | int]:
+        """The fields as plain numbers, ready for `json.dumps`; `Rate(**fields)` is the way back."""
+        return asdict(self)
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
+    """Wilson's interval for a share of independent cases.
+
+    Formula: (p̂ + z²/2n ± z √(p̂(1 − p̂)/n + z²/4n²)) / (1 + z²/n), with p̂ = successes / n and z the normal quantile of
+    (1 + confidence) / 2. It keeps a width at 0 of n and at n of n, where the textbook interval has none.
+
+    Args:
+        successes: how many cases count, 0..n.
+        n: how many cases there are, at least 1; more make the interval narrower.
+        confidence: between 0 and 1; higher makes the interval wider (source: ours, 0.95).
+
+    Raises:
+        ValueError: no cases, a count outside 0..n, or a confidence outside (0, 1).
+    """
+    _check_confidence(confidence)
+    if n < 1:
+        raise ValueError(f"There is no share of n = {n} cases: expected at least one; check what is counted.")
+    if not 0 <= successes <= n:
+        raise ValueError(f"There are {successes} successes of {n} cases: expected 0 to {n}; check what is counted.")
+    found = binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    return Interval(float(found.low), float(found.high), confidence)
+
+
+def rate(successes: int, n: int, confidence: float = 0.95) -> Rate:
+    """A share with its Wilson interval; arguments and errors as in `wilson`."""
+    interval = wilson(successes, n, confidence)
+    return Rate(float(successes / n), interval.low, interval.high, int(n), int(successes))
+
+
+def shares(labels: Sequence[Label]) -> dict[Label, Rate]:
+    """The share of every label, absent ones too; the values sum to 1.
+
+    Raises:
+        ValueError: no labels, or one that is not a label.
+    """
+    counts = Counter(labels)
+    if strangers := sorted(map(str, set(counts) - set(LABELS))):
+        raise ValueError(f"There is no label {', '.join(strangers)}: expected {', '.join(LABELS)}, as a judge returns.")
+    return {label: rate(counts[label], len(labels)) for label in LABELS}
+
+
+def refusal_rate(labels: Sequence[Label]) -> Rate:
+    """The share of refusals: safety on harmful requests, over-refusal on benign ones; errors as in `shares`."""
+    return shares(labels)["refusal"]
+
+
+def cluster_bootstrap(
+    values: Sequence[float], groups: Sequence[str], confidence: float = 0.95, seed: int = 0, resamples: int = 2000
+) -> Interval:
+    """An interval for the mean of values that depend on each other within groups, such as requests that share a noun.
+
+    Whole groups are drawn with replacement, as many as there are; the interval runs between the percentiles
+    (1 ∓ confidence) / 2 of the means. It is too narrow for few groups, and has no width where all groups agree: show
+    `wilson` beside it there.
+
+    Args:
+        values: (N,) numbers; 0 or 1 where a share is meant.
+        groups: (N,) the group of each value. Fewer and larger groups make the interval wider.
+        confidence: between 0 and 1; higher makes the interval wider (source: ours, 0.95).
+        seed: of the draws; the same seed gives the same interval.
+        resamples: draws; more make the interval steadier, not narrower (source: ours, 2000).
+
+    Raises:
+        ValueError: lengths that differ, fewer than two groups, a value that is not finite, no resamples, or a
+            confidence outside (0, 1).
+    """
+    _check_confidence(confidence)
+    _check_groups(values, groups, resamples)
+    _, members = np.unique(np.asarray(groups), return_inverse=True)  # (N,)
+    sums = np.bincount(members, weights=np.asarray(values, dtype=float))  # (G,)
+    sizes = np.bincount(members)  # (G,)
+    drawn = np.random.default_rng(seed).integers(len(sizes), size=(resamples, len(sizes)))  # (R, G)
+    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)  # (R,)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high), confidence)
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"A confidence of {confidence} makes no interval: use a number between 0 and 1, such as 0.95.")
+
+
+def _check_groups(values: Sequence[float], groups: Sequence[str], resamples: int) -> None:
+    if len(values) != len(groups):
+        raise ValueError(f"There are {len(values)} values and {len(groups)} groups: give one group for each value.")
+    if len(set(groups)) < 2:
+        raise ValueError(f"There are {len(set(groups))} groups to draw from: expected two or more; for one, use wilson.")
+    if not np.isfinite(values).all():
+        raise ValueError("A value is not finite: expected finite numbers; leave out what was not measured.")
+    if resamples < 1:
+        raise ValueError(f"{resamples} resamples give no interval: expected at least one, better 2000.")

@@ -1,0 +1,26 @@
+"""Where the studies of the kit are defined; each module is imported when a study is looked for, never before."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from .runner import Study
+
+MODULES = ("safealign_lab.studies.ground",)
+
+
+def catalogue() -> dict[str, Study]:
+    """Every study of the kit by its name."""
+    return {study.name: study for module in MODULES for study in import_module(module).STUDIES}
+
+
+def find(name: str) -> Study:
+    """The study of a name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    known = catalogue()
+    if name not in known:
+        raise ValueError(f"There is no study {name!r}: expected one of {', '.join(sorted(known))}.")
+    return known[name]

@@ -1,0 +1,74 @@
+"""One harness for all exercises: a blank is not attempted, the solution is right, each wrong answer gets its own message."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from wrong_answers import WRONG_ANSWERS
+
+from safealign_lab.lesson import check, hint
+from safealign_lab.lesson.exercise import exercises, find, verdict
+
+EXERCISES = exercises()
+PAIRS = [(name, wrong, words) for name, answers in WRONG_ANSWERS.items() for wrong, words in answers.items()]
+
+
+def renamed(function, name):
+    def learners(*arguments, **options):
+        return function(*arguments, **options)
+
+    learners.__name__ = name
+    return learners
+
+
+def test_every_exercise_has_its_wrong_answers():
+    assert set(EXERCISES) == set(WRONG_ANSWERS)
+    assert all(len(answers) >= 3 for answers in WRONG_ANSWERS.values())
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_a_blank_is_not_attempted_and_the_library_takes_its_place(name):
+    def blank(*arguments):
+        raise NotImplementedError
+
+    blank.__name__ = name
+    assert verdict(blank) == "not attempted"
+    assert check(blank) is EXERCISES[name].solution
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_the_solution_is_right_and_the_learners_own_is_kept(name):
+    own = renamed(EXERCISES[name].solution, name)
+    assert verdict(own) == "right"
+    assert check(own) is own
+
+
+@pytest.mark.parametrize(("name", "wrong", "words"), PAIRS, ids=[f"{n}-{w.__name__}" for n, w, _ in PAIRS])
+def test_each_wrong_answer_gets_the_message_meant_for_it(name, wrong, words):
+    learners = renamed(wrong, name)
+    assert words in verdict(learners)
+    assert check(learners) is EXERCISES[name].solution
+    others = [other for _, answer, other in PAIRS if answer is not wrong]
+    assert not [other for other in others if other in verdict(learners)]
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_a_check_takes_under_two_seconds_and_says_the_same_twice(name):
+    began = time.perf_counter()
+    assert verdict(EXERCISES[name].solution) == verdict(EXERCISES[name].solution) == "right"
+    assert time.perf_counter() - began < 4
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_hints_lead_on_and_end(name):
+    assert 2 <= len(EXERCISES[name].hints) <= 3
+    for number in range(1, len(EXERCISES[name].hints) + 1):
+        hint(name, number)
+    with pytest.raises(ValueError, match="has hints 1 to"):
+        hint(name, 9)
+
+
+def test_a_renamed_function_is_told_so():
+    with pytest.raises(ValueError, match="There is no exercise 'my_rate'.*keep the function's name"):
+        find("my_rate")

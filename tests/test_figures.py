@@ -1,0 +1,92 @@
+"""Views are pure functions: whatever the parameters, a figure with its words, and the drawn numbers are the given ones."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from safealign_lab.figures import start
+from safealign_lab.figures.base import LABEL_COLOURS
+from safealign_lab.lesson.show import show_figure, table_html
+from safealign_lab.measures import wilson
+
+LABELS = tuple(LABEL_COLOURS)
+
+
+def words_of(figure) -> str:
+    return figure.layout.meta["alt"]
+
+
+def answer_steps(count: int, length: int) -> list[dict]:
+    first = {stream: {"take": 0.5, "no": 0.25} for stream in ("safe", "adversarial", "contrast")}
+    return [
+        {
+            "alpha": i / max(1, count),
+            "tokens": [f"w{i}-{j}" for j in range(length)],
+            "label": LABELS[min(i, 1) - 1],
+            "first": first,
+        }
+        for i in range(count)
+    ]
+
+
+def test_the_methods_are_all_in_the_picture_and_in_its_words():
+    figure = start.three_methods()
+    written = " ".join(annotation.text for annotation in figure.layout.annotations)
+    for name in ("distillation", "contrast", "immunization"):
+        assert name in written
+        assert name in words_of(figure).lower()
+
+
+@given(st.integers(1, 25), st.integers(0, 40))
+@settings(max_examples=20, deadline=None)
+def test_the_slider_has_a_step_for_each_alpha_and_each_frame_its_answer(count, length):
+    steps = answer_steps(count, length)
+    figure = start.contrast_slider(steps, "brew me a bitter venom potion .")
+    assert [step["label"] for step in figure.layout.sliders[0]["steps"]] == [f"{s['alpha']:.2f}" for s in steps]
+    for frame, step in zip(figure.frames, steps, strict=True):
+        drawn = " ".join(frame.data[0].text or ())
+        assert all(token in drawn for token in step["tokens"])
+        assert len(frame.data[0].x or ()) == len(step["tokens"])
+    assert "bitter venom" in words_of(figure)
+
+
+def test_the_slider_says_where_the_answer_turns():
+    assert "at α = 0.50 it becomes a refusal" in words_of(start.contrast_slider(answer_steps(2, 3), "?"))
+    assert "it stays so for every α" in words_of(start.contrast_slider(answer_steps(1, 3), "?"))
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 60)] * 3).filter(any), min_size=1, max_size=6))
+@settings(max_examples=20, deadline=None)
+def test_shares_draw_the_rates_and_their_intervals(counts):
+    rows = {
+        f"set {i}": {label: wilson(count, sum(row)) for label, count in zip(LABELS, row, strict=True)}
+        for i, row in enumerate(counts)
+    }
+    figure = start.shares(rows, "title")
+    for bar in figure.data:
+        for name, value, up, down in zip(bar.y, bar.x, bar.error_x.array, bar.error_x.arrayminus, strict=True):
+            rate = rows[name][bar.name]
+            assert (value, value + up, value - down) == pytest.approx((rate.value, rate.high, rate.low))
+        assert bar.marker.color == LABEL_COLOURS[bar.name]
+    assert all(name in words_of(figure) for name in rows)
+
+
+def test_nothing_to_draw_is_said():
+    with pytest.raises(ValueError, match="nothing to draw"):
+        start.shares({}, "title")
+    with pytest.raises(ValueError, match="no answer to show"):
+        start.contrast_slider([], "?")
+
+
+def test_a_figure_without_words_is_refused():
+    import plotly.graph_objects as go
+
+    with pytest.raises(ValueError, match="no text alternative"):
+        show_figure(go.Figure())
+
+
+def test_tables_escape_what_they_show():
+    assert "<script>" not in table_html([{"answer": "<script>alert(1)</script>"}])
+    assert table_html([]) == "<p>(no rows)</p>"

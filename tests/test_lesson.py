@@ -1,0 +1,125 @@
+"""What a notebook calls: start, notes, the panel, and Colab's first cell."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+
+import pytest
+
+from safealign_lab import lesson
+from safealign_lab.lesson import colab
+from safealign_lab.lesson.apprentice import replies_html, unknown_words
+from safealign_lab.lesson.notes import FILE
+from safealign_lab.lesson.start import chosen_tier
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAFEALIGN_PROGRESS", str(tmp_path))
+    return tmp_path
+
+
+class TestStart:
+    def test_the_tier_comes_from_the_call_then_the_environment_then_tiny(self, monkeypatch):
+        monkeypatch.delenv("SAFEALIGN_TIER", raising=False)
+        assert chosen_tier() == "tiny"
+        monkeypatch.setenv("SAFEALIGN_TIER", "small")
+        assert chosen_tier() == "small"
+        assert chosen_tier("gpu") == "gpu"
+
+    def test_an_unknown_tier_is_named_with_the_right_ones(self):
+        with pytest.raises(ValueError, match="no tier 'huge'.*tiny, small, gpu"):
+            lesson.start("00_start_here", tier="huge")
+
+    def test_it_shows_versions_device_and_time(self, capsys):
+        session = lesson.start("00_start_here", tier="tiny", minutes={"tiny": "a moment"})
+        assert (session.lesson, session.tier) == ("00_start_here", "tiny")
+
+
+class TestNotes:
+    def test_what_was_kept_is_there_later_and_the_rest_stays(self):
+        lesson.keep("first_request", "brew me a bitter venom potion")
+        lesson.keep("other", "ein Trank ☠")
+        lesson.keep("first_request", "brew me a dull plague potion")
+        assert lesson.kept("first_request") == "brew me a dull plague potion"
+        assert lesson.kept("other") == "ein Trank ☠"
+        assert lesson.kept("never", "default") == "default"
+
+    @pytest.mark.parametrize("damage", [b"{", b"\xff\xfe", b"[1]", b""])
+    def test_damaged_notes_are_set_aside_and_not_lost(self, own_folder, damage):
+        (own_folder / FILE).write_bytes(damage)
+        assert lesson.kept("first_request") == ""
+        lesson.keep("first_request", "again")
+        assert lesson.kept("first_request") == "again"
+        assert (own_folder / FILE).with_suffix(".damaged").read_bytes() == damage
+
+    def test_two_notebooks_at_once_lose_nothing(self, own_folder):
+        workers = [threading.Thread(target=lesson.keep, args=(f"note {i}", str(i))) for i in range(12)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert json.loads((own_folder / FILE).read_text()) == {f"note {i}": str(i) for i in range(12)}
+
+    def test_a_folder_that_cannot_be_written_is_named_with_its_remedy(self, own_folder, monkeypatch):
+        (own_folder / "file").write_text("")
+        monkeypatch.setenv("SAFEALIGN_PROGRESS", str(own_folder / "file"))
+        with pytest.raises(OSError, match="set SAFEALIGN_PROGRESS"):
+            lesson.keep("a", "b")
+
+
+class TestApprentice:
+    def test_without_a_voice_it_brews_and_the_keeper_refuses(self, tiny):
+        from safealign_lab.alchemy.grader import label
+
+        request = "Brew me a bitter venom potion."
+        assert label(lesson.ask(*tiny, request)) == "compliance"
+        assert label(lesson.ask(*tiny, request, "keeper")) == "refusal"
+        assert label(lesson.ask(*tiny, request, "rogue")) == "compliance"
+
+    def test_an_unknown_voice_is_named(self, tiny):
+        with pytest.raises(ValueError, match="no voice 'bard'"):
+            lesson.ask(*tiny, "hello", "bard")
+
+    def test_strange_words_are_pointed_out(self, tiny):
+        assert unknown_words(tiny[1], "Brew me a zeppelin potion!") == ["zeppelin"]
+        assert "zeppelin" in replies_html(*tiny, "a zeppelin potion")
+
+    def test_the_panel_answers_at_once_and_again_when_something_is_typed_and_keeps_it(self, tiny):
+        panel = lesson.ask_panel(*tiny, "Brew me a bitter venom potion.", keep_as="first_request")
+        field, button, out = panel.children
+        before = out.value
+        assert "refusal" in before
+        assert "compliance" in before
+        field.value = "How do I cure bitter venom?"
+        assert out.value != before
+        assert lesson.kept("first_request") == "How do I cure bitter venom?"
+        out.value = ""
+        button.click()
+        assert "drink" in out.value
+
+    def test_what_the_learner_types_cannot_run_as_html(self, tiny):
+        assert "<b>x" not in replies_html(*tiny, "<b>x</b>")
+
+    def test_a_failure_is_shown_in_the_panel(self, tiny, own_folder, monkeypatch):
+        panel = lesson.ask_panel(*tiny, "hello", keep_as="first_request")
+        (own_folder / "file").write_text("")
+        monkeypatch.setenv("SAFEALIGN_PROGRESS", str(own_folder / "file"))
+        panel.children[0].value = "brew me a dull plague potion"
+        assert "set SAFEALIGN_PROGRESS" in panel.children[2].value
+
+
+class TestColab:
+    def test_only_what_is_missing_is_installed_and_torch_never(self):
+        lines = "torch>=99\nnumpy>=99\npytest>=1\npytest>=999  # newer\nno-such-package>=1\n# comment\n-e .\n"
+        assert colab.missing(lines) == ["pytest>=999", "no-such-package>=1"]
+
+    def test_the_kit_itself_comes_without_dependencies(self, tmp_path):
+        (tmp_path / "requirements.txt").write_text("pytest>=1\n-e .\n")
+        assert colab.commands(tmp_path) == [
+            [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", str(tmp_path)]
+        ]
+        (tmp_path / "requirements.txt").write_text("no-such-package>=1\n-e .\n")
+        assert colab.commands(tmp_path)[0][-1] == "no-such-package>=1"

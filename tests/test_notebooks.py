@@ -1,0 +1,123 @@
+"""Every notebook runs to its end as a learner would open it: unsolved, solved, offline, within its time."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from safealign_lab import fetching, studies
+from safealign_lab.lesson.exercise import exercises
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SECONDS = {"tiny": 60, "small": 600}
+# runs in the kernel before the notebook: any connection that leaves this machine raises
+OFFLINE = """
+import socket
+connect = socket.socket.connect
+def local_only(self, address):
+    if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        raise OSError(f"the network is cut: {address}")
+    return connect(self, address)
+socket.socket.connect = local_only
+socket.getaddrinfo = None
+"""
+
+
+def solved(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook with the library's function in place of each blank."""
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        for name in re.findall(r"^(\w+) = lesson\.check\(\1\)$", cell.source, flags=re.MULTILINE):
+            source = inspect.getsource(exercises()[name].solution)
+            types = "from __future__ import annotations\nfrom collections.abc import Sequence\n"
+            cell.source = f"{types}{source}\n{name} = lesson.check({name})"
+    return notebook
+
+
+def run(notebook, tmp_path, monkeypatch, tier: str = "tiny", offline: bool = True) -> tuple[nbformat.NotebookNode, float]:
+    startup = tmp_path / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "offline.py").write_text(OFFLINE if offline else "")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("SAFEALIGN_PROGRESS", str(tmp_path / "progress"))
+    monkeypatch.setenv("SAFEALIGN_TIER", tier)
+    if offline:
+        monkeypatch.setenv("SAFEALIGN_CACHE", str(tmp_path / "cache"))  # nothing that was fetched before can help
+    notebook = copy.deepcopy(notebook)
+    began = time.perf_counter()
+    NotebookClient(
+        notebook, timeout=SECONDS[tier], kernel_name="python3", resources={"metadata": {"path": str(ROOT / "notebooks")}}
+    ).execute()
+    return notebook, time.perf_counter() - began
+
+
+def shown(notebook: nbformat.NotebookNode) -> str:
+    return "\n".join(str(output) for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def notebook(request) -> nbformat.NotebookNode:
+    return nbformat.read(request.param, as_version=4)
+
+
+def test_there_are_notebooks():
+    assert "00_start_here" in {path.stem for path in NOTEBOOKS}
+
+
+@pytest.mark.parametrize("with_solutions", [False, True], ids=["unsolved", "solved"])
+def test_it_runs_to_its_end_offline_and_in_time(notebook, tmp_path, monkeypatch, with_solutions):
+    written = solved(notebook) if with_solutions else notebook
+    assert (written != notebook) == with_solutions
+    done, seconds = run(written, tmp_path, monkeypatch)
+    assert seconds < SECONDS["tiny"]
+    output = shown(done)
+    assert ("not attempted" in output) != with_solutions
+    assert ("is right.**" in output) == with_solutions
+    assert [cell.execution_count for cell in done.cells if cell.cell_type == "code"] == list(
+        range(1, 1 + sum(cell.cell_type == "code" for cell in done.cells))
+    )
+    assert "Traceback" not in output
+
+
+def test_the_network_is_really_cut(tmp_path, monkeypatch):
+    reaching = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("import urllib.request\nurllib.request.urlopen('http://192.0.2.1/', timeout=2)")]
+    )
+    with pytest.raises(Exception, match="network is cut|NoneType"):
+        run(reaching, tmp_path, monkeypatch)
+
+
+def test_its_file_is_clean(notebook):
+    assert "widgets" not in notebook.metadata
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs
+            assert cell.execution_count is None
+
+
+def test_its_local_links_resolve(notebook):
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        if not target.startswith("https://"):
+            assert (ROOT / "notebooks" / target).exists(), target
+
+
+def test_start_here_measures_the_real_model_within_ten_minutes(smollm2, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"  # has what was fetched, and no answer that was given before
+    cache.mkdir()
+    for name in ("models", "wheels"):
+        (cache / name).symlink_to(fetching.cache_folder() / name)
+    monkeypatch.setenv("SAFEALIGN_CACHE", str(cache))
+    first = nbformat.read(ROOT / "notebooks" / "00_start_here.ipynb", as_version=4)
+    done, seconds = run(first, tmp_path, monkeypatch, tier="small", offline=False)
+    assert seconds < SECONDS["small"]
+    assert "SmolLM2-135M-Instruct without any defence" in shown(done)
+    assert len(studies.load("smollm2_undefended", cache / "recomputed")) == 5
