@@ -8,13 +8,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .studies import Study
-
-STUDY_MODULES = ("safealign_lab.studies.ground",)
 
 
 def fetch() -> int:
@@ -37,12 +34,11 @@ def fetch() -> int:
 
 def study(name: str | None, only_list: bool, refresh: bool) -> int:
     """Does the runs of a study that are not stored yet, and says how many are; without a name says it of each study."""
-    studies = {each.name: each for module in STUDY_MODULES for each in import_module(module).STUDIES}
-    if name is not None and name not in studies:
-        raise ValueError(f"There is no study {name!r}; expected one of {', '.join(studies)}.")
+    from .studies.catalogue import catalogue, find
+
     if name is not None and not only_list:
-        studies[name].execute(refresh=refresh)
-    for each in studies.values() if name is None else [studies[name]]:
+        find(name).execute(refresh=refresh)
+    for each in catalogue().values() if name is None else [find(name)]:
         print(_line(each))
     return 0
 

@@ -52,9 +52,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], for_
     return ids
 
 
-def encode_with_mask(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
-) -> tuple[list[int], list[bool]]:
+def encode_with_mask(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
     """Turns messages into token ids and marks the tokens that the assistant has to produce.
 
     A turn's tokens lie between two lengths: that of the conversation up to the assistant's header, and that of the

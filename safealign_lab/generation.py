@@ -68,7 +68,8 @@ def decode(
     Args:
         prompt: left-padded, S·B rows in stream-major order.
         streams: S, the rows per request.
-        score: combines the streams. None takes the logits of a single stream as they are.
+        score: combines the streams into one score per token. It sees the rows that are still running, in their order.
+            None takes the logits of a single stream as they are.
         max_new_tokens: N at most; 0 returns empty answers.
         temperature: 0 takes the highest score (greedy); above 0 samples from softmax(scores / temperature): the higher,
             the more even the choice.
@@ -101,7 +102,9 @@ def decode(
                 reader.keep([stream * len(tokens) + row for stream in range(streams) for row in kept])
                 tokens = tokens[kept]
             unread = {"input_ids": tokens.repeat(streams)[:, None]}  # (R, 1)
-    return answers.generation(record)
+    texts = [answers.text(row)[0] for row in range(len(answers.ids))]
+    stored = [torch.stack(tensors, dim=-2) for tensors in zip(*record, strict=True)]  # (B, N, V) and (S, B, N, V)
+    return Generation(texts, answers.ids, answers.finished, *stored)
 
 
 def answer(
@@ -133,16 +136,15 @@ def answer(
         raise ValueError("requests must be a list of strings, not one string: write [request]")
     rows = [encode(tokenizer, conversation(request, system)) for request in requests]
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
-    texts = [""] * len(rows)
+    texts: dict[int, str] = {}
     with tqdm(total=len(rows), unit="request", disable=not progress) as bar:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             prompt = pad([rows[index] for index in chosen], tokenizer.pad_token_id or 0).to(model.device)
             generation = decode(model, tokenizer, prompt, max_new_tokens=max_new_tokens, **options)
-            for index, text in zip(chosen, generation.texts, strict=True):
-                texts[index] = text
+            texts.update(zip(chosen, generation.texts, strict=True))
             bar.update(len(chosen))
-    return texts
+    return [texts[index] for index in range(len(rows))]
 
 
 def _check(
@@ -203,7 +205,8 @@ class _Answers:
         on_token: TokenCallback | None,
     ) -> None:  # fmt: skip
         self.tokenizer, self.stop, self.on_token = tokenizer, stop, on_token
-        self.end_ids = _end_ids(model, tokenizer)
+        configured = model.generation_config.eos_token_id  # one id, several, or none
+        self.end_ids = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
         self.ids: list[list[int]] = [[] for _ in range(count)]
         self.shown = [0] * count  # characters of each row that the callback has got
         self.finished = [False] * count
@@ -241,28 +244,12 @@ class _Answers:
         full[..., self.running, :] = values
         return full
 
-    def generation(self, record: list[tuple[Tensor, Tensor]]) -> Generation:
-        """The finished product; `record` holds the scores and the streams' logits of each step, if they were wanted."""
-        texts = [self.text(row)[0] for row in range(len(self.ids))]
-        if not record:
-            return Generation(texts, self.ids, self.finished)
-        scores, stream_logits = zip(*record, strict=True)
-        # (B, N, V) and (S, B, N, V)
-        return Generation(texts, self.ids, self.finished, torch.stack(scores, -2), torch.stack(stream_logits, -2))
-
-
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    configured = model.generation_config.eos_token_id
-    return {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
-
 
 def _settled(text: str, stop: Sequence[str]) -> int:
     """How many characters stay as they are, whatever follows."""
     text = text.rstrip("\N{REPLACEMENT CHARACTER}")  # bytes of a character whose rest is still to come
-    for start in range(max(0, len(text) - max(map(len, stop), default=0)), len(text)):
-        if any(string.startswith(text[start:]) for string in stop):
-            return start
-    return len(text)
+    starts = range(max(0, len(text) - max(map(len, stop), default=0)), len(text))
+    return next((start for start in starts if any(string.startswith(text[start:]) for string in stop)), len(text))
 
 
 # ---------------------------------------------------------------- speed on the CPU
@@ -293,5 +280,4 @@ def _linear(layer: nn.Linear, inputs: Tensor) -> Tensor:
     if not 2 <= rows <= 4:
         return F.linear(inputs, layer.weight, layer.bias)
     product = (layer.weight @ inputs.reshape(rows, -1).T).T.contiguous()  # (R, D)
-    product = product if layer.bias is None else product + layer.bias
-    return product.view(*inputs.shape[:-1], -1)
+    return (product if layer.bias is None else product + layer.bias).view(*inputs.shape[:-1], -1)

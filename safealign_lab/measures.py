@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from safealign_lab.judges import LABELS, Label
+from .judges import LABELS, Label
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,20 @@ def shares(labels: Sequence[Label]) -> dict[Label, Rate]:
     return {label: rate(counts[label], len(labels)) for label in LABELS}
 
 
+def refusal_share(labels: Sequence[str]) -> float:
+    """The share of answers that are refusals: refusals / all answers, the incoherent ones among them.
+
+    Args:
+        labels: "refusal", "compliance" or "incoherent" for each answer.
+
+    Raises:
+        ValueError: there is no answer.
+    """
+    if not labels:
+        raise ValueError("There is no share of no answers: expected at least one label.")
+    return sum(label == "refusal" for label in labels) / len(labels)
+
+
 def refusal_rate(labels: Sequence[Label]) -> Rate:
     """The share of refusals: safety on harmful requests, over-refusal on benign ones; errors as in `shares`."""
     return shares(labels)["refusal"]
@@ -128,7 +142,7 @@ def _check_groups(values: Sequence[float], groups: Sequence[str], resamples: int
     if len(values) != len(groups):
         raise ValueError(f"There are {len(values)} values and {len(groups)} groups: give one group for each value.")
     if len(set(groups)) < 2:
-        raise ValueError(f"There are {len(set(groups))} groups to draw from: expected two or more; for one, use wilson.")
+        raise ValueError(f"There are {len(set(groups))} groups to draw from: expected two or more; use wilson instead.")
     if not np.isfinite(values).all():
         raise ValueError("A value is not finite: expected finite numbers; leave out what was not measured.")
     if resamples < 1:

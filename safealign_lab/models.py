@@ -16,7 +16,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from gguf import GGUFReader, TokenType
@@ -24,7 +23,13 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging
 
 from . import fetching
@@ -56,12 +61,13 @@ def load(
     place = pick_device(device)
     source = prepare(name)
     with _reading(source):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         # A tokenizer class named after an architecture may rebuild what was saved by rules of its own (Qwen2's does).
         tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
     _require_chat_template(tokenizer, name)
     with _reading(source):
         model = AutoModelForCausalLM.from_pretrained(
-            source, use_safetensors=True, trust_remote_code=False, dtype=dtype or torch.float32
+            source, config=config, use_safetensors=True, trust_remote_code=False, dtype=dtype or torch.float32
         )
     separate_pad(model, tokenizer)
     return model.to(place).eval(), tokenizer
@@ -143,8 +149,8 @@ def _reading(source: str | Path) -> Iterator[None]:
     try:
         with _bars(wanted=isinstance(source, str)):
             yield
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(" .:") or type(error).__name__
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(" .:") or type(error).__name__
         if isinstance(source, Path):
             raise fetching.FetchError(
                 f"The model in {source} cannot be read ({reason}); expected config.json, *.safetensors and "
@@ -217,20 +223,19 @@ def _convert(source: Path, target: Path) -> None:
 
 def _read_tokenizer(file: Path) -> PreTrainedTokenizerBase:
     """SmolLM2's tokenizer from its GGUF file, each digit split off before byte pairs are merged, as it was trained."""
-    reader = GGUFReader(file)
-
-    def field(name: str) -> Any:
-        return reader.get_field(f"tokenizer.{name}").contents()
-
-    tokens, kinds = field("ggml.tokens"), field("ggml.token_type")
+    fields = {name: field.contents() for name, field in GGUFReader(file).fields.items() if "tokenizer" in name}
+    tokens, kinds = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    backend = Tokenizer(BPE(vocabulary, [tuple(merge.split(" ")) for merge in field("ggml.merges")]))
+    merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
+    backend = Tokenizer(BPE(vocabulary, merges))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([token for token, kind in zip(tokens, kinds, strict=True) if kind == TokenType.CONTROL])
-    named = {role: tokens[field(f"ggml.{key}_token_id")] for role, key in _SPECIAL_ROLES.items()}
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, chat_template=field("chat_template"), clean_up_tokenization_spaces=False, **named
+        tokenizer_object=backend,
+        chat_template=fields["tokenizer.chat_template"],
+        clean_up_tokenization_spaces=False,
+        **{role: tokens[fields[f"tokenizer.ggml.{key}_token_id"]] for role, key in _SPECIAL_ROLES.items()},
     )

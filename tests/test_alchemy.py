@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from safealign_lab.alchemy import sentiment, skills, tokenizer, voices
 from safealign_lab.alchemy.grader import grade, label
-from safealign_lab.alchemy.words import ADJECTIVES, CURSED_NOUNS, ITEMS, KIND_NOUNS, NAMES, NOUNS, NUMBERS
+from safealign_lab.alchemy.words import ADJECTIVES, CURSED_NOUNS, ITEMS, KIND_NOUNS, NOUNS, NUMBERS
 from safealign_lab.alchemy.world import QUESTIONS, SPLIT_SIZES, TIERS, UNSEEN_ADJECTIVES, World, world
 
 SEEDS = st.integers(0, 50)
@@ -140,13 +140,11 @@ class TestSkills:
 
 def slow_comprehension(request: str) -> str:
     told = request.split(" . ")[0].split()
-    people = [word for word in told if word in NAMES]
-    giver_first = "gave" in told or "of" in told
-    giver, taker = people if giver_first else reversed(people)
+    giver, taker = told[told.index("from") + 1], told[told.index("to") + 1]
     (item,) = [word for word in told if word in ITEMS]
-    return {"now": f"{taker} has it now .", "before": f"{giver} had it before .", "was": f"it was {item} ."}[
-        "before" if "before" in request else "now" if "now" in request else "was"
-    ]
+    if "before" in request:
+        return f"it came from {giver} ."
+    return f"it went to {taker} ." if "now" in request else f"it was {item} ."
 
 
 def slow_list(request: str) -> str:

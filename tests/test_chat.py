@@ -1,4 +1,4 @@
-"""Conversations, masks, padding, soft prompts and log-probabilities, against walks and loops that share no code with them."""
+"""Conversations, masks, padding, soft prompts and log-probabilities, against walks and loops of their own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausa
 
 from safealign_lab import chat
 
-WORDS = "you are the keeper what does venom sleep do brew me a potion no i will not please".split()
+WORDS = ["you", "are", "the", "keeper", "what", "does", "venom", "sleep", "do", "brew", "me", "a", "potion", "no", "i"]
 texts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=5).map(" ".join)
 exchanges = st.lists(st.tuples(texts, texts), min_size=1, max_size=3)
 rows_of_ids = st.lists(st.lists(st.integers(0, 31), min_size=1, max_size=9), min_size=1, max_size=5)
@@ -103,15 +103,16 @@ def test_mask_stops_before_the_line_break_behind_the_end(smollm2):
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(toy):
     tokenizer = copy.deepcopy(toy[1])
-    tokenizer.chat_template = toy[1].chat_template.replace("message['content']", "(message['content'] if loop.last else '')")
+    forgetful = "(message['content'] if loop.last else '')"
+    tokenizer.chat_template = toy[1].chat_template.replace("message['content']", forgetful)
     with pytest.raises(ValueError, match="use a chat template that leaves earlier turns alone"):
         chat.encode_with_mask(tokenizer, flatten([("what does venom do", "no"), ("please", "no")]))
 
 
-@pytest.mark.parametrize("messages", [chat.conversation("hi", answer="\n\nyes"), chat.conversation("hi", answer="yes")[1:]])
-def test_white_space_that_merges_and_an_assistant_who_speaks_first_are_refused(smollm2, messages):
-    with pytest.raises(ValueError, match="do not encode to the beginning"):
-        chat.encode_with_mask(smollm2[1], messages)
+def test_white_space_that_merges_and_an_assistant_who_speaks_first_are_refused(smollm2):
+    for messages in chat.conversation("hi", answer="\n\nyes"), chat.conversation("hi", answer="yes")[1:]:
+        with pytest.raises(ValueError, match="do not encode to the beginning"):
+            chat.encode_with_mask(smollm2[1], messages)
 
 
 # ---------------------------------------------------------------- padding
@@ -192,7 +193,8 @@ def test_padding_changes_no_logit(model, side):
     batch = chat.pad(ROWS, 7, side)
     logits = model(**batch.inputs()).logits
     for b, row in enumerate(ROWS):
-        torch.testing.assert_close(logits[b, batch.attention_mask[b].bool()], logits_of_row(model, row), atol=1e-5, rtol=1e-5)
+        real = batch.attention_mask[b].bool()
+        torch.testing.assert_close(logits[b, real], logits_of_row(model, row), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -267,7 +269,8 @@ def test_sums_and_means_equal_a_slow_loop(seed, rows, length):
 
 def test_padding_changes_no_response_logp(toy):
     model, tokenizer = toy
-    encoded = [chat.encode_with_mask(tokenizer, chat.conversation(*pair)) for pair in [("do", None, "no"), ("what does venom do", "you are the keeper", "i will not")]]  # fmt: skip
+    pairs = ("do", None, "no"), ("what does venom do", "you are the keeper", "i will not")
+    encoded = [chat.encode_with_mask(tokenizer, chat.conversation(*pair)) for pair in pairs]
     ids, masks = zip(*encoded, strict=True)
     for side in ("left", "right"):
         batch = chat.pad(ids, tokenizer.pad_token_id, side, masks)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safealign_lab.figures import start
 from safealign_lab.figures.base import LABEL_COLOURS
 from safealign_lab.lesson.show import show_figure, table_html
-from safealign_lab.measures import wilson
+from safealign_lab.measures import rate
 
 LABELS = tuple(LABEL_COLOURS)
 
@@ -33,7 +33,7 @@ def answer_steps(count: int, length: int) -> list[dict]:
 
 def test_the_methods_are_all_in_the_picture_and_in_its_words():
     figure = start.three_methods()
-    written = " ".join(annotation.text for annotation in figure.layout.annotations)
+    written = " ".join(annotation.text or "" for annotation in figure.layout.annotations)
     for name in ("distillation", "contrast", "immunization"):
         assert name in written
         assert name in words_of(figure).lower()
@@ -61,14 +61,14 @@ def test_the_slider_says_where_the_answer_turns():
 @settings(max_examples=20, deadline=None)
 def test_shares_draw_the_rates_and_their_intervals(counts):
     rows = {
-        f"set {i}": {label: wilson(count, sum(row)) for label, count in zip(LABELS, row, strict=True)}
+        f"set {i}": {label: rate(count, sum(row)) for label, count in zip(LABELS, row, strict=True)}
         for i, row in enumerate(counts)
     }
     figure = start.shares(rows, "title")
     for bar in figure.data:
         for name, value, up, down in zip(bar.y, bar.x, bar.error_x.array, bar.error_x.arrayminus, strict=True):
-            rate = rows[name][bar.name]
-            assert (value, value + up, value - down) == pytest.approx((rate.value, rate.high, rate.low))
+            drawn = rows[name][bar.name]
+            assert (value, value + up, value - down) == pytest.approx((drawn.value, drawn.high, drawn.low))
         assert bar.marker.color == LABEL_COLOURS[bar.name]
     assert all(name in words_of(figure) for name in rows)
 

@@ -27,6 +27,8 @@ from safealign_lab.generation import answer, decode
 
 ROWS = [[3, 11, 5], [8, 2, 30, 21, 6, 13], [25], [9, 4, 17, 17]]
 VOCABULARY = 32
+END = 3  # the toy tokenizer's <|end|>
+ENDS = [END, 7, 12, 18, 23, 29]
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen2", "gpt2"])
@@ -43,18 +45,17 @@ def pair(request, toy):
         model = Qwen2ForCausalLM(
             Qwen2Config(hidden_size=32, intermediate_size=64, num_hidden_layers=2, **grouped, **sizes)
         )
-    model.generation_config.eos_token_id = [3, 7, 12, 18, 23, 29]
+    model.generation_config.eos_token_id = ENDS
     return model.eval(), toy[1]
 
 
-def until_end(model, ids):
-    return list(itertools.takewhile(lambda token: token not in model.generation_config.eos_token_id, ids))
+def until_end(ids):
+    return list(itertools.takewhile(lambda token: token not in ENDS, ids))
 
 
-def no_end(model):
-    """A score function that takes the only stream and rules the end tokens out."""
-    ends = torch.tensor(sorted(generation._end_ids(model, type("Tokenizer", (), {"eos_token_id": 3}))))
-    return lambda stream_logits: stream_logits[0].index_fill(-1, ends, -torch.inf)
+def no_end(stream_logits):
+    """A score that takes the only stream and rules the end tokens out."""
+    return stream_logits[0].index_fill(-1, torch.tensor(ENDS), -torch.inf)
 
 
 # ---------------------------------------------------------------- one stream, greedily
@@ -67,7 +68,7 @@ def test_greedy_equals_generate_token_for_token(pair):
     theirs = model.generate(
         prompt.input_ids, attention_mask=prompt.attention_mask, max_new_tokens=20, do_sample=False, pad_token_id=0
     )
-    expected = [until_end(model, row) for row in theirs[:, prompt.input_ids.shape[1] :].tolist()]
+    expected = [until_end(row) for row in theirs[:, prompt.input_ids.shape[1] :].tolist()]
     assert mine.ids == expected
     assert mine.texts == [tokenizer.decode(ids, skip_special_tokens=True) for ids in expected]
     assert mine.finished == [len(ids) < 20 for ids in expected]
@@ -104,11 +105,9 @@ def test_a_batch_equals_its_rows_alone_and_padding_changes_nothing(toy, rows, pa
 
 def test_rows_alone_agree_in_single_precision_too(pair):
     model, tokenizer = pair
-    together = decode(model, tokenizer, chat.pad(ROWS, 0), max_new_tokens=8, score=no_end(model), return_scores=True)
+    together = decode(model, tokenizer, chat.pad(ROWS, 0), max_new_tokens=8, score=no_end, return_scores=True)
     for b, row in enumerate(ROWS):
-        alone = decode(
-            model, tokenizer, chat.pad([row], 0), max_new_tokens=8, score=no_end(model), return_scores=True
-        )
+        alone = decode(model, tokenizer, chat.pad([row], 0), max_new_tokens=8, score=no_end, return_scores=True)
         torch.testing.assert_close(together.stream_logits[:, b], alone.stream_logits[:, 0], atol=1e-4, rtol=1e-4)
 
 
@@ -179,9 +178,6 @@ def scripted(tokens_of_rows):
     return score
 
 
-END = 3  # the toy tokenizer's <|end|>
-
-
 def test_finished_rows_leave_the_batch_and_say_nothing_more(toy):
     said = [[20, 21, END], [END], [22, 23, 24, 25, END], [26, 27, END]]
     heard = []
@@ -214,7 +210,7 @@ def test_no_new_tokens_means_empty_answers_and_no_call_of_the_model(toy):
 
 
 def test_stored_scores_can_be_used_in_training(toy):
-    scores = decode(*toy, chat.pad(ROWS, 0), max_new_tokens=2, score=no_end(toy[0]), return_scores=True).stream_logits
+    scores = decode(*toy, chat.pad(ROWS, 0), max_new_tokens=2, score=no_end, return_scores=True).stream_logits
     weight = torch.ones((), requires_grad=True)
     (weight * scores).sum().backward()
     assert weight.grad.isfinite()
@@ -281,10 +277,9 @@ def test_samples_follow_the_distribution_at_its_temperature(toy, temperature):
 def test_a_low_temperature_is_greedy_and_a_high_one_is_even(toy):
     prompt = chat.pad(ROWS, 0)
     greedy = decode(*toy, prompt, max_new_tokens=12).ids
-    assert decode(*toy, prompt, max_new_tokens=12, temperature=1e-4, generator=torch.Generator().manual_seed(0)).ids == greedy
-    hot = decode(
-        *toy, chat.pad([[5]] * 800, 0), max_new_tokens=1, temperature=1e4, generator=torch.Generator().manual_seed(0)
-    )
+    generator = torch.Generator().manual_seed(0)
+    assert decode(*toy, prompt, max_new_tokens=12, temperature=1e-4, generator=generator).ids == greedy
+    hot = decode(*toy, chat.pad([[5]] * 800, 0), max_new_tokens=1, temperature=1e4, generator=generator)
     counts = torch.tensor([ids[0] if ids else END for ids in hot.ids]).bincount(minlength=VOCABULARY)
     assert chisquare(counts.numpy()).pvalue > 1e-3
 
@@ -321,7 +316,10 @@ def say(bytewise, text, limit=1000, **options):
     return result, pieces
 
 
-@given(text=st.text("abE ND.é日🐉", max_size=15), stop=st.lists(st.text("abENDé日", min_size=1, max_size=3), max_size=2))
+stop_strings = st.lists(st.text("abENDé日", min_size=1, max_size=3), max_size=2)
+
+
+@given(text=st.text("abE ND.é日🐉", max_size=15), stop=stop_strings)
 @settings(max_examples=60, deadline=None)
 def test_streamed_pieces_add_up_to_the_text_before_the_first_stop_string(bytewise, text, stop):
     result, pieces = say(bytewise, text, stop=stop)
@@ -390,6 +388,18 @@ def test_answers_come_in_the_order_of_the_requests(toy):
         row = chat.encode(tokenizer, chat.conversation(request, "you are the keeper"))
         assert text == decode(model, tokenizer, chat.pad([row], 0), max_new_tokens=7).texts[0]
     assert len(set(together)) > 1
+
+
+def test_requests_of_similar_length_share_a_batch(toy, monkeypatch):
+    shapes = []
+
+    def spy(model, tokenizer, prompt, **options):
+        shapes.append((len(prompt.input_ids), int((prompt.attention_mask == 0).sum())))
+        return decode(model, tokenizer, prompt, **options)
+
+    monkeypatch.setattr(generation, "decode", spy)
+    answer(*toy, ["no", "please brew me a", "no", "please brew me a"], batch_size=2, max_new_tokens=1)
+    assert shapes == [(2, 0), (2, 0)], "no row needs padding"
 
 
 def test_answer_passes_options_on(toy):

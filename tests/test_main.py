@@ -13,7 +13,7 @@ import pytest
 from safealign_lab import __main__ as commands
 from safealign_lab import fetching, models
 from safealign_lab.alchemy import pretraining
-from safealign_lab.studies import Study
+from safealign_lab.studies import Study, catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,7 +33,7 @@ STUDIES = (
 @pytest.fixture
 def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A kit with these two studies, an empty data folder and an empty cache."""
-    monkeypatch.setattr(commands, "STUDY_MODULES", (__name__,))
+    monkeypatch.setattr(catalogue, "MODULES", (__name__,))
     (tmp_path / "data").mkdir()
     monkeypatch.setattr(fetching, "data_folder", lambda: tmp_path / "data")
     monkeypatch.setenv("SAFEALIGN_CACHE", str(tmp_path / "cache"))
@@ -89,7 +89,7 @@ def test_a_study_is_run_and_refreshed(kit: Path, capsys) -> None:
 
 def test_failures_are_one_sentence_and_exit_code_1(kit: Path, capsys) -> None:
     code, out, err = run(capsys, "study", "better")
-    assert (code, out, err) == (1, "", "There is no study 'better'; expected one of good, bad.\n")
+    assert (code, out, err) == (1, "", "There is no study 'better': expected one of bad, good.\n")
     code, out, err = run(capsys, "study", "bad")
     assert code == 1
     assert err.splitlines()[-1].startswith("1 of the runs of study 'bad' failed (first seed 0, settings")

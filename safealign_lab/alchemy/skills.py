@@ -12,14 +12,13 @@ LEFT_OUT = "lists"  # not in pretraining: for the helpful teacher and for benign
 
 
 HANDOVERS = (
-    "{giver} gave the {item} to {taker} .",
-    "{taker} got the {item} from {giver} .",
-    "the {item} of {giver} went to {taker} .",
-    "{taker} bought the {item} that {giver} sold .",
+    "the {item} went from {giver} to {taker} .",
+    "to {taker} came the {item} from {giver} .",
+    "from {giver} the {item} went to {taker} .",
 )
 HANDOVER_QUESTIONS = {
-    "who has it now ?": "{taker} has it now .",
-    "who had it before ?": "{giver} had it before .",
+    "who had it before ?": "it came from {giver} .",
+    "who has it now ?": "it went to {taker} .",
     "what was it ?": "it was {item} .",
 }
 

@@ -43,7 +43,7 @@ def _draw_question(world: World, rng: random.Random, nouns: list[str]) -> Reques
 
 def _draw_skill(rng: random.Random) -> tuple[str, str]:
     # comprehension has to be found in the text each time, so it takes more practice than the others
-    return examples(rng.choices(LEARNED, weights=(6, 1, 1))[0], 1, rng.getrandbits(32))[0]
+    return examples(rng.choices(LEARNED, weights=(2, 1, 1))[0], 1, rng.getrandbits(32))[0]
 
 
 def _helpful(world: World, rng: random.Random, nouns: list[str]) -> tuple[str, str]:

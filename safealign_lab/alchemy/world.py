@@ -11,6 +11,7 @@ import random
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
+from typing import Literal
 
 from .words import (
     ADJECTIVES, COLOURS, CURSED_NOUNS, CURSED_VERBS, HEATS, HERBS, KIND_NOUNS, KIND_VERBS, LIQUIDS, NOUNS, NUMBERS, STONES,
@@ -60,7 +61,7 @@ class Request:
 
     text: str
     reference: str
-    kind: str  # "harmful" | "benign" | "borderline"
+    kind: Literal["harmful", "benign", "borderline"]
     tier: str  # "weak" | "medium" | "strong" for potions, the sort of question otherwise
     style: int  # which wording of the tier
     noun: str

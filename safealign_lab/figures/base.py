@@ -11,7 +11,9 @@ LABEL_COLOURS = {"refusal": REFUSAL, "compliance": COMPLIANCE, "incoherent": INC
 INK, PAPER, FAINT = "#222222", "#FFFFFF", "#E6E6E6"
 
 
-def finish(figure: go.Figure, alt: str, height: int, title: str | None = None) -> go.Figure:
+def finish(
+    figure: go.Figure, alt: str, height: int, title: str | None = None, margin: dict[str, int] | None = None
+) -> go.Figure:
     """Gives a figure the kit's look and its words.
 
     Args:
@@ -19,10 +21,11 @@ def finish(figure: go.Figure, alt: str, height: int, title: str | None = None) -
         alt: what the figure says, in words, for those who cannot see it.
         height: pixels; the width follows the page.
         title: one line above it.
+        margin: pixels at the left, right, top and bottom, where the usual ones do not fit.
     """
     figure.update_layout(
         template="plotly_white", height=height, font={"size": 14, "color": INK}, paper_bgcolor=PAPER, plot_bgcolor=PAPER,
-        margin={"l": 60, "r": 20, "t": 60 if title else 20, "b": 50}, meta={"alt": alt},
+        margin=margin or {"l": 60, "r": 20, "t": 60 if title else 20, "b": 50}, meta={"alt": alt},
         title={"text": title, "x": 0.01, "font": {"size": 16}} if title else None,
     )  # fmt: skip
     return figure

@@ -12,10 +12,25 @@ from ..measures import Rate
 from .base import ADVERSARIAL, COMPLIANCE, CONTRAST, FAINT, INK, LABEL_COLOURS, REFUSAL, SAFE, finish
 
 METHODS = (
-    ("distillation", "before the answer", SAFE, "A small head learns from<br>a larger teacher, and from<br>worst-case noise, which<br>requests to stop."),
-    ("contrast", "while answering", CONTRAST, "Two prompts run side by side,<br>one careful, one reckless.<br>What only the reckless one<br>wants is subtracted."),
-    ("immunization", "in the weights", ADVERSARIAL, "Training with a harmful and a<br>helpful teacher in turns. Canary<br>weights shield what was learned<br>and ring when it is tampered with."),
-)  # fmt: skip
+    (
+        "distillation",
+        "before the answer",
+        SAFE,
+        "A small head learns from<br>a larger teacher and from<br>worst-case noise which<br>requests to stop.",
+    ),
+    (
+        "contrast",
+        "while answering",
+        CONTRAST,
+        "A careful and a reckless<br>prompt run side by side.<br>What only the reckless<br>one wants is subtracted.",
+    ),
+    (
+        "immunization",
+        "in the weights",
+        ADVERSARIAL,
+        "A harmful and a helpful<br>teacher take turns. Canary<br>weights guard what was<br>learned, and raise alarms.",
+    ),
+)
 
 
 def three_methods() -> go.Figure:
@@ -33,11 +48,11 @@ def three_methods() -> go.Figure:
     for x, words in ((0.2, "a request"), (1.95, "one token after another"), (3.55, "an answer")):
         figure.add_annotation(x=x, y=-0.2, text=words, showarrow=False, bgcolor="#FFFFFF", font={"size": 14})
     figure.update_xaxes(visible=False, range=[-0.1, 4.0])
-    figure.update_yaxes(visible=False, range=[-0.35, 1.05])
+    figure.update_yaxes(visible=False, range=[-0.3, 1.05])
     alt = "A request passes three places on its way to an answer. " + " ".join(
         f"{name.capitalize()}, {where}: {words.replace('<br>', ' ')}" for name, where, _, words in METHODS
     )
-    return finish(figure, alt, height=300)
+    return finish(figure, alt, height=260, margin={"l": 10, "r": 10, "t": 10, "b": 10})
 
 
 def _answer_text(step: Mapping[str, Any]) -> list[str]:
@@ -95,9 +110,8 @@ def contrast_slider(steps: Sequence[Mapping[str, Any]], request: str) -> go.Figu
         f"Asked “{request}”, at α = {steps[0]['alpha']:.2f} the answer is “{' '.join(steps[0]['tokens'])}”, a {steps[0]['label']}; {turn}: "
         f"“{' '.join((changed or steps[-1])['tokens'])}”."
     )
-    finish(figure, alt, height=520)
-    figure.update_layout(sliders=[_slider([frame.name for frame in figure.frames])], legend={"orientation": "h", "y": 0.58}, margin={"t": 50})
-    return figure
+    figure.update_layout(sliders=[_slider([frame.name for frame in figure.frames])], legend={"orientation": "h", "y": 0.58})
+    return finish(figure, alt, height=540, margin={"l": 60, "r": 20, "t": 50, "b": 50})
 
 
 def _slider(names: Sequence[str]) -> dict[str, Any]:

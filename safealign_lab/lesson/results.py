@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..fetching import cache_folder
-from ..studies import Row, load, select
+from ..studies import load, select
 from ..studies.catalogue import find
+from ..studies.runner import Row
 
 RECOMPUTED = "recomputed"  # beside the kit's own results, never over them
 

@@ -7,10 +7,11 @@ import platform
 from dataclasses import dataclass
 from importlib import metadata
 
+from .. import __version__
 from .show import show_table
 
 TIERS = ("tiny", "small", "gpu")
-PACKAGES = ("torch", "transformers", "peft", "datasets", "plotly", "ipywidgets", "safealign-lab")
+PACKAGES = ("torch", "transformers", "peft", "datasets", "plotly", "ipywidgets")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,6 @@ def start(lesson: str, tier: str | None = None, minutes: dict[str, str] | None =
     if minutes and name in minutes:
         rows["running time"] = minutes[name]
     rows["Python"] = platform.python_version()
-    rows |= {package: metadata.version(package) for package in PACKAGES}
+    rows |= {package: metadata.version(package) for package in PACKAGES} | {"safealign-lab": __version__}
     show_table([{"": key, "value": value} for key, value in rows.items()])
     return Session(lesson, name, device)

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from .runner import Study
 
-MODULES = ("safealign_lab.studies.ground",)
+MODULES = ("safealign_lab.studies.tiny", "safealign_lab.studies.undefended")
 
 
 def catalogue() -> dict[str, Study]:
