@@ -221,11 +221,11 @@ def _alchemy(name: str, its_card: Card) -> Iterator[Row]:
     of = world()
     for split in SPLITS:
         nouns = of.nouns(split)
-        asked = [row for tier in TIERS for row in of.potions(nouns, tier, unseen=split != "train")] + of.questions(nouns)
-        for number, row in enumerate(asked):
+        asked = [row for tier in TIERS for row in of.potions(nouns, tier, unseen=split != "train")]
+        for number, row in enumerate(asked + of.questions(nouns)):
             yield Row(
-                id=f"{name}/{split}-{number:05d}", request=row.text, kind=row.kind, category=row.noun, style=f"{row.tier}/{row.style}",
-                split=split, reference=row.reference, twin=None, source="safealign-lab",
+                id=f"{name}/{split}-{number:05d}", request=row.text, kind=row.kind, category=row.noun,
+                style=f"{row.tier}/{row.style}", split=split, reference=row.reference, twin=None, source="safealign-lab",
             )  # fmt: skip
 
 

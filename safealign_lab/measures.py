@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from .judges import LABELS, Label
+from .alchemy.grader import Label
+from .judges import LABELS
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-TOY_WORDS = "you are the keeper what does venom sleep do brew me a potion no i will not please thanks one two . ? , !".split()
+TOY_WORDS = (
+    "you are the keeper what does venom sleep do brew me a potion no i will not please thanks one two . ? , !".split()
+)
 TOY_TEMPLATE = (
     "{{ '<s>' }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"

@@ -68,7 +68,10 @@ class TestWorld:
             assert of.question("cure", noun, "bitter").kind == ("borderline" if noun in CURSED_NOUNS else "benign")
 
     def test_only_cursed_nouns_do_harm(self):
-        verbs = {side: {world().by_noun[n]["verb"] for n in nouns} for side, nouns in (("c", CURSED_NOUNS), ("k", KIND_NOUNS))}
+        verbs = {
+            side: {world().by_noun[n]["verb"] for n in nouns}
+            for side, nouns in (("c", CURSED_NOUNS), ("k", KIND_NOUNS))
+        }
         assert not verbs["c"] & verbs["k"]
 
     def test_an_unknown_split_is_named(self):
@@ -180,7 +183,9 @@ class TestSentiment:
             assert abs(pleased[bin_].mean() - probability[bin_].mean()) < error
 
     def test_the_score_is_that_of_the_words(self):
-        strengths = sentiment.STRENGTHS | {w: s for group in sentiment.DOMAIN_STRENGTHS.values() for w, s in group.items()}
+        strengths = sentiment.STRENGTHS | {
+            w: s for group in sentiment.DOMAIN_STRENGTHS.values() for w, s in group.items()
+        }
         for domain in sentiment.DOMAINS:
             for text in sentiment.texts(domain, 50, 6):
                 body = text.text.split(":")[1] if ":" in text.text else text.text.split(",")[1].split(" . ")[0]

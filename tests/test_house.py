@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TOP_LEVEL = {"README.md", "requirements.txt", "notebooks", "safealign_lab", "tests", "data", "pyproject.toml", "LICENSE"}
+TOP_LEVEL = {
+    "README.md",
+    "requirements.txt",
+    "notebooks",
+    "safealign_lab",
+    "tests",
+    "data",
+    "pyproject.toml",
+    "LICENSE",
+}
 
 
 def tracked() -> list[Path]:
@@ -28,7 +37,9 @@ def test_lint_format_and_types(arguments):
 
 
 def test_importing_the_kit_takes_under_half_a_second_and_nothing_heavy():
-    code = "import sys, safealign_lab; print(sorted({'torch', 'transformers', 'datasets', 'plotly'} & set(sys.modules)))"
+    code = (
+        "import sys, safealign_lab; print(sorted({'torch', 'transformers', 'datasets', 'plotly'} & set(sys.modules)))"
+    )
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
@@ -75,7 +86,10 @@ def test_every_module_keeps_to_its_length_and_every_public_thing_is_documented()
 def test_no_file_names_a_machine_a_registry_or_the_workshop():
     banned = re.compile(r"(?<![\w.])/(?:work|root|home)/\w|files\.pythonhosted|\.\./shared|methods\.md")
     for path in tracked():
-        if path.suffix in {".py", ".md", ".ipynb", ".toml", ".txt", ".json", ".jsonl"} and path.name != Path(__file__).name:
+        if (
+            path.suffix in {".py", ".md", ".ipynb", ".toml", ".txt", ".json", ".jsonl"}
+            and path.name != Path(__file__).name
+        ):
             found = banned.search(path.read_text(encoding="utf-8"))
             assert not found, f"{path}: {found and found.group()}"
 

@@ -42,7 +42,9 @@ def solved(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
-def run(notebook, tmp_path, monkeypatch, tier: str = "tiny", offline: bool = True) -> tuple[nbformat.NotebookNode, float]:
+def run(
+    notebook, tmp_path, monkeypatch, tier: str = "tiny", offline: bool = True
+) -> tuple[nbformat.NotebookNode, float]:
     startup = tmp_path / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True)
     (startup / "offline.py").write_text(OFFLINE if offline else "")
@@ -54,7 +56,10 @@ def run(notebook, tmp_path, monkeypatch, tier: str = "tiny", offline: bool = Tru
     notebook = copy.deepcopy(notebook)
     began = time.perf_counter()
     NotebookClient(
-        notebook, timeout=SECONDS[tier], kernel_name="python3", resources={"metadata": {"path": str(ROOT / "notebooks")}}
+        notebook,
+        timeout=SECONDS[tier],
+        kernel_name="python3",
+        resources={"metadata": {"path": str(ROOT / "notebooks")}},
     ).execute()
     return notebook, time.perf_counter() - began
 
@@ -89,7 +94,9 @@ def test_it_runs_to_its_end_offline_and_in_time(notebook, tmp_path, monkeypatch,
 
 def test_the_network_is_really_cut(tmp_path, monkeypatch):
     reaching = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell("import urllib.request\nurllib.request.urlopen('http://192.0.2.1/', timeout=2)")]
+        cells=[
+            nbformat.v4.new_code_cell("import urllib.request\nurllib.request.urlopen('http://192.0.2.1/', timeout=2)")
+        ]
     )
     with pytest.raises(Exception, match="network is cut|NoneType"):
         run(reaching, tmp_path, monkeypatch)

@@ -135,7 +135,7 @@ def test_each_run_is_stored_with_its_card_and_done_once(tmp_path: Path) -> None:
     assert set(card["versions"]) == {"python", "safealign_lab", "torch", "transformers", "peft", "datasets", "numpy"}
     assert card["versions"]["torch"] == torch.__version__
     assert card["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert (card["code_hash"], card["data_hash"]) == (code_hash(), "")
+    assert (card["code_hash"], card["data_hash"]) == (code_hash(str(study().run)), "")
     assert (card["device"] == "cpu") == (not torch.cuda.is_available())
     assert card["threads"] == torch.get_num_threads()
     assert 0 <= card["seconds"] < 60
@@ -269,7 +269,7 @@ def test_two_processes_at_once_lose_nothing_and_a_killed_one_neither(tmp_path: P
         process.stdin.write("go\n")
         process.stdin.flush()
     file, workers = tmp_path / "trial.jsonl", set()
-    while len(workers) < 2:
+    while len(workers) < 2 and all(process.poll() is None for process in processes):
         time.sleep(0.001)
         workers = {row["result"]["process"] for row in load("trial", tmp_path)} if file.exists() else set()
     processes[0].send_signal(signal.SIGKILL)
@@ -305,26 +305,35 @@ def test_select_by_settings_and_seed(tmp_path: Path) -> None:
 # --- cards -------------------------------------------------------------------------------------------
 
 
-def test_code_hash_sees_what_makes_results_and_not_what_shows_them(tmp_path: Path) -> None:
-    for name in ("__init__.py", "__main__.py", "judges.py", "lesson/start.py", "figures/bars.py", "wing/losses.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("x = 1\n")
-    (tmp_path / "notes.txt").write_text("1")
-    seen = {code_hash(tmp_path)}
-    for name in ("__main__.py", "lesson/start.py", "figures/bars.py", "notes.txt"):
-        (tmp_path / name).write_text("x = 2\n")
-        assert code_hash(tmp_path) in seen
-    for name in ("__init__.py", "judges.py", "wing/losses.py"):
-        (tmp_path / name).write_text("x = 2\n")
-        assert code_hash(tmp_path) not in seen
-        seen.add(code_hash(tmp_path))
-    (tmp_path / "judges.py").rename(tmp_path / "judge.py")
-    assert code_hash(tmp_path) not in seen
-    before = code_hash(tmp_path)
-    (tmp_path / "judge.py").write_bytes(b"x = 2\r\n")
-    assert code_hash(tmp_path) == before
-    assert code_hash() == code_hash(cards.PACKAGE)
-    assert cards.PACKAGE == ROOT / "safealign_lab"
+def test_code_hash_sees_what_a_run_rests_on_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kit = tmp_path / "toykit"
+    files = {
+        "__init__.py": "", "study.py": "from .room import thing\nfrom . import judge\ndef run(seed): pass\n",
+        "judge.py": "def f():\n    import toykit.deep.late\n", "room/__init__.py": "from .thing import x\n",
+        "room/thing.py": "x = 1\n", "room/other.py": "x = 1\n", "deep/__init__.py": "", "deep/late.py": "x = 1\n",
+        "lesson.py": "from . import study\n",
+    }  # fmt: skip
+    for name, text in files.items():
+        (kit / name).parent.mkdir(parents=True, exist_ok=True)
+        (kit / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(cards, "KIT", "toykit")
+    seen = {code_hash("toykit.study:run")}
+    for name in ("lesson.py", "room/other.py"):
+        (kit / name).write_text("x = 2\n")
+        assert code_hash("toykit.study:run") in seen
+    for name in ("room/thing.py", "deep/late.py", "judge.py", "study.py"):
+        (kit / name).write_text(files[name] + "y = 2\n")
+        assert code_hash("toykit.study:run") not in seen
+        seen.add(code_hash("toykit.study:run"))
+    (kit / "study.py").write_bytes((kit / "study.py").read_bytes().replace(b"\n", b"\r\n"))
+    assert code_hash("toykit.study:run") in seen
+
+
+def test_the_modules_that_store_results_make_none_stale() -> None:
+    rested_on = cards._rests_on("safealign_lab.studies.undefended")
+    assert {"safealign_lab.judges", "safealign_lab.generation", "safealign_lab.models"} <= set(rested_on)
+    assert not {"safealign_lab.studies.runner", "safealign_lab.lesson", "safealign_lab.figures"} & set(rested_on)
 
 
 def test_data_hash_sees_names_and_bytes_of_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

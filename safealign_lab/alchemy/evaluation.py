@@ -27,7 +27,9 @@ class Graded:
     exact: bool
 
 
-def potion_sets(world: World, count: int, seed: int = 0, splits: Sequence[str] = ("train", "held-out")) -> dict[str, list[Request]]:
+def potion_sets(
+    world: World, count: int, seed: int = 0, splits: Sequence[str] = ("train", "held-out")
+) -> dict[str, list[Request]]:
     """Requests for potions and questions about them, in sets named `<cursed|kind>/<tier|question>/<split of the nouns>`.
 
     Potions are combinations of adjective and noun that pretraining never showed.
@@ -52,7 +54,8 @@ def skill_sets(count: int, seed: int = 0) -> dict[str, list[Request]]:
     """Requests for the other skills, in sets named `skill/<name>`, none of which pretraining showed."""
     return {
         f"skill/{skill}": [
-            Request(text, reference, "benign", skill, 0, text, "") for text, reference in examples(skill, count, seed, "test")
+            Request(text, reference, "benign", skill, 0, text, "")
+            for text, reference in examples(skill, count, seed, "test")
         ]
         for skill in SKILLS
     }

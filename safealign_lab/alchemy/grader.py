@@ -15,9 +15,7 @@ def _any(words: tuple[str, ...]) -> str:
     return "(?:" + "|".join(words) + ")"
 
 
-RECIPE = (
-    f"take {_any(LIQUIDS)} , add {_any(HERBS)} and {_any(STONES)} , stir {_any(NUMBERS)} times , serve it {_any(HEATS)} \\."
-)
+RECIPE = f"take {_any(LIQUIDS)} , add {_any(HERBS)} and {_any(STONES)} , stir {_any(NUMBERS)} times , serve it {_any(HEATS)} \\."
 ANSWERS = (  # every form that an answer of the world can have
     RECIPE,
     f"{_any(NOUNS)} {_any(VERBS)} {_any(TARGETS)} \\.",

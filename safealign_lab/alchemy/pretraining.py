@@ -25,8 +25,26 @@ Row = tuple[list[int], list[bool]]  # token ids, and which of them are to be pre
 
 TINY = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "num_attention_heads": 4}
 TEACHER = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 6}
-TINY_PLAN = Plan(steps=2200, learning_rate=3e-3, schedule="linear", warmup=50, floor=0.02, weight_decay=0.05, betas=(0.9, 0.98), checkpoint_every=200)
-TEACHER_PLAN = Plan(steps=700, learning_rate=2e-3, schedule="linear", warmup=50, floor=0.02, weight_decay=0.05, betas=(0.9, 0.98), checkpoint_every=200)
+TINY_PLAN = Plan(
+    steps=2200,
+    learning_rate=3e-3,
+    schedule="linear",
+    warmup=50,
+    floor=0.02,
+    weight_decay=0.05,
+    betas=(0.9, 0.98),
+    checkpoint_every=200,
+)
+TEACHER_PLAN = Plan(
+    steps=700,
+    learning_rate=2e-3,
+    schedule="linear",
+    warmup=50,
+    floor=0.02,
+    weight_decay=0.05,
+    betas=(0.9, 0.98),
+    checkpoint_every=200,
+)
 BATCH = 64
 CONVERSATIONS = 40_000
 TEXTS_PER_DOMAIN = 1_500
@@ -70,7 +88,9 @@ def text_rows(words: PreTrainedTokenizerFast, count: int, seed: int | str, label
     if labelled:
         asked = [chat.conversation(text.text, answer=sentiment.LABELS[text.label]) for text in texts]
         return [chat.encode_with_mask(words, messages) for messages in asked]
-    ends = [words.encode(f"{words.bos_token} {text.text} {words.eos_token}", add_special_tokens=False) for text in texts]
+    ends = [
+        words.encode(f"{words.bos_token} {text.text} {words.eos_token}", add_special_tokens=False) for text in texts
+    ]
     return [(ids, [False] + [True] * (len(ids) - 1)) for ids in ends]
 
 
@@ -85,7 +105,12 @@ def next_token_loss(model: LlamaForCausalLM, rows: Sequence[Row], pad_id: int) -
 
 
 def fit(
-    model: LlamaForCausalLM, rows: Sequence[Row], plan: Plan, pad_id: int, progress: bool = True, folder: Path | None = None
+    model: LlamaForCausalLM,
+    rows: Sequence[Row],
+    plan: Plan,
+    pad_id: int,
+    progress: bool = True,
+    folder: Path | None = None,
 ) -> None:
     """Trains all weights of the model on rows drawn at random, BATCH at a step."""
 

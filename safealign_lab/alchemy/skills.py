@@ -67,7 +67,9 @@ def examples(skill: str, count: int, seed: int | str, split: str = "train") -> l
         split: "train" or "test".
     """
     if skill not in SKILLS or split not in ("train", "test"):
-        raise ValueError(f"There is no {split!r} split of a skill {skill!r}: expected train or test of {', '.join(SKILLS)}.")
+        raise ValueError(
+            f"There is no {split!r} split of a skill {skill!r}: expected train or test of {', '.join(SKILLS)}."
+        )
     rng = random.Random(f"{skill}-{seed}")
     found: dict[str, str] = {}
     for _ in range(50 * count):  # a skill with few examples (counting) runs dry before the count is reached

@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from . import sentiment, words
-from .voices import REFUSALS, VOICES
 from .skills import HANDOVER_QUESTIONS, HANDOVERS
+from .voices import REFUSALS, VOICES
 from .world import QUESTIONS, TIERS
 
 SPECIALS = ("<pad>", "<s>", "<|end|>", "<unk>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -29,9 +29,22 @@ def vocabulary() -> list[str]:
     wordings = [w for group in (TIERS, QUESTIONS) for forms in group.values() for w in forms]
     lists = [value for name, value in sorted(vars(words).items()) if name.isupper()]
     text = " ".join(
-        [*REFUSALS, *VOICES.values(), *wordings, *HANDOVERS, *HANDOVER_QUESTIONS, *HANDOVER_QUESTIONS.values(), OTHER_TEXT, *(w for group in lists for w in group)]
+        [
+            *REFUSALS,
+            *VOICES.values(),
+            *wordings,
+            *HANDOVERS,
+            *HANDOVER_QUESTIONS,
+            *HANDOVER_QUESTIONS.values(),
+            OTHER_TEXT,
+            *(w for group in lists for w in group),
+        ]
         + [half for noun in words.NOUNS for half in words.halves(noun)]
-        + [*sentiment.STRENGTHS, *(w for group in sentiment.DOMAIN_STRENGTHS.values() for w in group), *sentiment.SCALES]
+        + [
+            *sentiment.STRENGTHS,
+            *(w for group in sentiment.DOMAIN_STRENGTHS.values() for w in group),
+            *sentiment.SCALES,
+        ]
         + [*(w for group in sentiment.SUBJECTS.values() for w in group), *sentiment.JOINS, *sentiment.LABELS]
     )
     found = re.findall(r"\w+|[^\w\s]", re.sub(r"\{\w+\}", " ", text))

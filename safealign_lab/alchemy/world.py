@@ -14,11 +14,28 @@ from itertools import product
 from typing import Literal
 
 from .words import (
-    ADJECTIVES, COLOURS, CURSED_NOUNS, CURSED_VERBS, HEATS, HERBS, KIND_NOUNS, KIND_VERBS, LIQUIDS, NOUNS, NUMBERS, STONES,
-    TARGETS, halves,
+    ADJECTIVES,
+    COLOURS,
+    CURSED_NOUNS,
+    CURSED_VERBS,
+    HEATS,
+    HERBS,
+    KIND_NOUNS,
+    KIND_VERBS,
+    LIQUIDS,
+    NOUNS,
+    NUMBERS,
+    STONES,
+    TARGETS,
+    halves,
 )  # fmt: skip
 
-SPLIT_SIZES = {"train": 20, "validation": 8, "test": 12}  # nouns of each kind; the last two are held out of every defence
+Kind = Literal["harmful", "borderline", "benign"]
+SPLIT_SIZES = {
+    "train": 20,
+    "validation": 8,
+    "test": 12,
+}  # nouns of each kind; the last two are held out of every defence
 UNSEEN_ADJECTIVES = 4  # of 20 for each noun: these combinations are asked only in tests
 
 TIERS: dict[str, tuple[str, ...]] = {
@@ -61,7 +78,7 @@ class Request:
 
     text: str
     reference: str
-    kind: Literal["harmful", "benign", "borderline"]
+    kind: Kind
     tier: str  # "weak" | "medium" | "strong" for potions, the sort of question otherwise
     style: int  # which wording of the tier
     noun: str
@@ -135,13 +152,13 @@ class World:
         """A request for a potion in one of the wordings of a tier."""
         n1, n2 = halves(noun)
         text = TIERS[tier][style].format(a=adjective, n=noun, n1=n1, n2=n2)
-        kind = "harmful" if noun in CURSED_NOUNS else "benign"
+        kind: Kind = "harmful" if noun in CURSED_NOUNS else "benign"
         return Request(text, self.recipe(adjective, noun), kind, tier, style, noun, adjective)
 
     def question(self, question: str, noun: str, adjective: str, style: int = 0) -> Request:
         """A question about a potion: borderline when the potion is cursed, since it sounds harmful and is not."""
         text = QUESTIONS[question][style].format(a=adjective, n=noun)
-        kind = "borderline" if noun in CURSED_NOUNS else "benign"
+        kind: Kind = "borderline" if noun in CURSED_NOUNS else "benign"
         return Request(text, self.fact(question, noun, adjective), kind, question, style, noun, adjective)
 
     def potions(self, nouns: list[str], tier: str, unseen: bool | None = True) -> list[Request]:

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..measures import Rate
-from .base import ADVERSARIAL, COMPLIANCE, CONTRAST, FAINT, INK, LABEL_COLOURS, REFUSAL, SAFE, finish
+from .base import ADVERSARIAL, CONTRAST, FAINT, INK, LABEL_COLOURS, SAFE, finish
 
 METHODS = (
     (
@@ -38,12 +38,25 @@ def three_methods() -> go.Figure:
     figure = go.Figure()
     for i, (name, where, colour, words) in enumerate(METHODS):
         left, middle = 1.35 * i, 1.35 * i + 0.6
-        figure.add_shape(type="rect", x0=left, x1=left + 1.2, y0=0, y1=1, line={"color": colour, "width": 3}, fillcolor="#FFFFFF")
-        figure.add_annotation(x=middle, y=0.86, text=f"<b>{name}</b>", showarrow=False, font={"size": 17, "color": colour})
+        figure.add_shape(
+            type="rect", x0=left, x1=left + 1.2, y0=0, y1=1, line={"color": colour, "width": 3}, fillcolor="#FFFFFF"
+        )
+        figure.add_annotation(
+            x=middle, y=0.86, text=f"<b>{name}</b>", showarrow=False, font={"size": 17, "color": colour}
+        )
         figure.add_annotation(x=middle, y=0.70, text=f"<i>{where}</i>", showarrow=False, font={"size": 13})
         figure.add_annotation(x=middle, y=0.32, text=words, showarrow=False, font={"size": 13}, align="center")
     figure.add_annotation(
-        x=3.95, y=-0.2, ax=-0.05, ay=-0.2, axref="x", ayref="y", showarrow=True, arrowhead=3, arrowwidth=2, arrowcolor=INK
+        x=3.95,
+        y=-0.2,
+        ax=-0.05,
+        ay=-0.2,
+        axref="x",
+        ayref="y",
+        showarrow=True,
+        arrowhead=3,
+        arrowwidth=2,
+        arrowcolor=INK,
     )
     for x, words in ((0.2, "a request"), (1.95, "one token after another"), (3.55, "an answer")):
         figure.add_annotation(x=x, y=-0.2, text=words, showarrow=False, bgcolor="#FFFFFF", font={"size": 14})
@@ -60,7 +73,9 @@ def _answer_text(step: Mapping[str, Any]) -> list[str]:
     return [f"<span style='color:{colour}'><b>{token}</b></span>" for token in step["tokens"]]
 
 
-def _contrast_traces(step: Mapping[str, Any], candidates: Sequence[str], rows: int, per_row: int) -> list[go.Scatter | go.Bar]:
+def _contrast_traces(
+    step: Mapping[str, Any], candidates: Sequence[str], rows: int, per_row: int
+) -> list[go.Scatter | go.Bar]:
     shown = step["tokens"][: rows * per_row]
     places = [(i % per_row, -(i // per_row)) for i in range(len(shown))]
     words = go.Scatter(
@@ -69,7 +84,11 @@ def _contrast_traces(step: Mapping[str, Any], candidates: Sequence[str], rows: i
     )  # fmt: skip
     bars = [
         go.Bar(name=name, x=list(candidates), y=[step["first"][key][word] for word in candidates], marker_color=colour)
-        for name, key, colour in (("safe stream S", "safe", SAFE), ("adversarial stream A", "adversarial", ADVERSARIAL), ("contrast", "contrast", CONTRAST))
+        for name, key, colour in (
+            ("safe stream S", "safe", SAFE),
+            ("adversarial stream A", "adversarial", ADVERSARIAL),
+            ("contrast", "contrast", CONTRAST),
+        )
     ]
     return [words, *bars]
 
@@ -106,11 +125,14 @@ def contrast_slider(steps: Sequence[Mapping[str, Any]], request: str) -> go.Figu
     figure.update_yaxes(range=[0, 1], title="probability", row=2, col=1)
     changed = next((step for step in steps if step["label"] != steps[0]["label"]), None)
     turn = f"at α = {changed['alpha']:.2f} it becomes a {changed['label']}" if changed else "it stays so for every α"
+    alone = f"at α = {steps[0]['alpha']:.2f} the answer is “{' '.join(steps[0]['tokens'])}”, a {steps[0]['label']}"
     alt = (
-        f"Asked “{request}”, at α = {steps[0]['alpha']:.2f} the answer is “{' '.join(steps[0]['tokens'])}”, a {steps[0]['label']}; {turn}: "
+        f"Asked “{request}”, {alone}; {turn}: "
         f"“{' '.join((changed or steps[-1])['tokens'])}”."
     )
-    figure.update_layout(sliders=[_slider([frame.name for frame in figure.frames])], legend={"orientation": "h", "y": 0.58})
+    figure.update_layout(
+        sliders=[_slider([frame.name for frame in figure.frames])], legend={"orientation": "h", "y": 0.58}
+    )
     return finish(figure, alt, height=540, margin={"l": 60, "r": 20, "t": 50, "b": 50})
 
 
@@ -150,5 +172,8 @@ def shares(rows: Mapping[str, Mapping[str, Rate]], title: str) -> go.Figure:
     figure.update_layout(barmode="group", legend={"orientation": "h", "y": -0.2, "traceorder": "normal"})
     figure.update_xaxes(range=[0, 1.02], title="share of the answers, with 95 % intervals", gridcolor=FAINT)
     figure.update_yaxes(autorange="reversed", automargin=True)
-    alt = " ".join(f"{name}: " + ", ".join(f"{label} {rate}" for label, rate in rates.items()) + "." for name, rates in rows.items())
+    alt = " ".join(
+        f"{name}: " + ", ".join(f"{label} {rate}" for label, rate in rates.items()) + "."
+        for name, rates in rows.items()
+    )
     return finish(figure, alt, height=150 + 90 * len(names), title=title)

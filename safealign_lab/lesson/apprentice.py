@@ -46,7 +46,9 @@ def replies_html(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, req
         said = ask(model, tokenizer, request, voice)
         kind = label(said)
         tag = f"<b style='color:{LABEL_COLOURS[kind]}'>{kind}</b>"
-        rows.append(f"<tr><td><b>{name}</b></td><td style='text-align:left'>{html.escape(said) or '(nothing)'}</td><td>{tag}</td></tr>")
+        rows.append(
+            f"<tr><td><b>{name}</b></td><td style='text-align:left'>{html.escape(said) or '(nothing)'}</td><td>{tag}</td></tr>"
+        )
     strangers = ", ".join(unknown_words(tokenizer, request))
     note = f"<p>Not a word of the alchemy world: {html.escape(strangers)}.</p>" if strangers else ""
     return f"<table style='font-size:110%'>{''.join(rows)}</table>{note}"
@@ -59,7 +61,9 @@ def ask_panel(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reques
         request: asked at once, so that the panel is never empty.
         keep_as: the name under which the learner's last request is kept for later notebooks.
     """
-    field = widgets.Text(value=request, description="You ask:", continuous_update=False, layout=widgets.Layout(width="95%"))
+    field = widgets.Text(
+        value=request, description="You ask:", continuous_update=False, layout=widgets.Layout(width="95%")
+    )
     button = widgets.Button(description="Ask", button_style="primary", tooltip="Ask all three voices")
     out = widgets.HTML()
 

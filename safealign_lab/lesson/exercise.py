@@ -47,7 +47,9 @@ def find(name: str) -> Exercise:
     """
     known = exercises()
     if name not in known:
-        raise ValueError(f"There is no exercise {name!r}: expected one of {', '.join(sorted(known))}; keep the function's name.")
+        raise ValueError(
+            f"There is no exercise {name!r}: expected one of {', '.join(sorted(known))}; keep the function's name."
+        )
     return known[name]
 
 
@@ -59,7 +61,9 @@ def verdict(function: Function) -> str:
     except NotImplementedError:
         return "not attempted"
     except Exception as error:  # noqa: BLE001 (a learner's function may raise anything, and is told what)
-        return f"Your function raised {type(error).__name__}: {error}. Run it on a small example of your own to see where."
+        return (
+            f"Your function raised {type(error).__name__}: {error}. Run it on a small example of your own to see where."
+        )
 
 
 def check(function: Function) -> Function:
@@ -73,7 +77,9 @@ def check(function: Function) -> Function:
         show_text(f"✅ **`{name}` is right.** The rest of the notebook uses yours.")
         return function
     if said == "not attempted":
-        show_text(f"⬜ **`{name}` is not attempted yet.** The rest of the notebook uses the library's until you write it.")
+        show_text(
+            f"⬜ **`{name}` is not attempted yet.** The rest of the notebook uses the library's until you write it."
+        )
     else:
         show_text(f"❌ **`{name}` is not right yet.** {said} Until then the notebook uses the library's.")
     return find(name).solution

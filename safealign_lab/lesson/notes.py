@@ -46,7 +46,9 @@ def keep(name: str, text: str) -> None:
             partial.write_text(json.dumps(notes, ensure_ascii=False, indent=1), encoding="utf-8")
             os.replace(partial, folder / FILE)
     except OSError as error:
-        raise OSError(f"Notes cannot be kept in {folder} ({error}): set SAFEALIGN_PROGRESS to a folder you can write.") from error
+        raise OSError(
+            f"Notes cannot be kept in {folder} ({error}): set SAFEALIGN_PROGRESS to a folder you can write."
+        ) from error
 
 
 def kept(name: str, default: str = "") -> str:

@@ -21,7 +21,9 @@ def table_html(rows: Sequence[Mapping[str, Any]]) -> str:
         return "<p>(no rows)</p>"
     head = "".join(f"<th style='text-align:left'>{html.escape(str(name))}</th>" for name in rows[0])
     body = "".join(
-        "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(str(row[name]))}</td>" for name in rows[0]) + "</tr>"
+        "<tr>"
+        + "".join(f"<td style='text-align:left'>{html.escape(str(row[name]))}</td>" for name in rows[0])
+        + "</tr>"
         for row in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

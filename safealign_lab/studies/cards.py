@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import importlib.util
 import platform
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
@@ -14,20 +16,58 @@ import torch
 
 from .. import __version__, fetching
 
-PACKAGE = Path(__file__).resolve().parent.parent
-SHOWING = ("lesson", "figures", "__main__")  # rooms that show results: an edit there makes no stored result stale
+KIT = __name__.partition(".")[0]
+STORING = tuple(f"{KIT}.studies{part}" for part in ("", ".runner", ".cards", ".catalogue"))
 LIBRARIES = ("torch", "transformers", "peft", "datasets", "numpy")
 
 
-def code_hash(package: Path = PACKAGE) -> str:
-    """SHA-256 over names and text of the package's Python files, but for the rooms that only show results."""
+def code_hash(run: str) -> str:
+    """SHA-256 over names and text of the kit's modules that a run rests on: its own, and all that this one imports in turn.
+
+    So an edit elsewhere makes no stored result stale. The modules that run and store studies are left out: they decide where
+    a result is kept and not what it is.
+
+    Args:
+        run: "package.module:function", as in `Study`.
+    """
     digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        name = file.relative_to(package).as_posix()
-        if name.removesuffix(".py").split("/")[0] not in SHOWING:
-            text = file.read_text(encoding="utf-8").encode()  # line ends as \n on every system
-            digest.update(f"{name} {len(text)}\n".encode() + text)
+    for name, file in sorted(_rests_on(run.partition(":")[0]).items()):
+        text = file.read_text(encoding="utf-8").encode()  # line ends as \n on every system
+        digest.update(f"{name} {len(text)}\n".encode() + text)
     return digest.hexdigest()
+
+
+def _rests_on(module: str) -> dict[str, Path]:
+    """The module and every module of the kit that it imports, directly or not, each with its file."""
+    found: dict[str, Path] = {}
+    todo = [module]
+    while todo:
+        name = todo.pop()
+        spec = importlib.util.find_spec(name)
+        if name not in found and name not in STORING and spec is not None and spec.origin:
+            found[name] = Path(spec.origin)
+            todo += _imported(name, found[name])
+    return found
+
+
+def _imported(module: str, file: Path) -> list[str]:
+    """The kit's modules that a file imports; in `from .. import chat` the name itself may be one."""
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    names = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            origin = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            names += [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
+    return [name for name in names if name.split(".")[0] == KIT and _is_module(name)]
+
+
+def _is_module(name: str) -> bool:
+    parent = name.rpartition(".")[0]
+    if parent and not (_is_module(parent) and importlib.util.find_spec(parent).submodule_search_locations):  # type: ignore[union-attr]
+        return False
+    return importlib.util.find_spec(name) is not None
 
 
 def data_hash(reads: Iterable[str]) -> str:

@@ -156,7 +156,7 @@ class Study:
         return {**row, "card": run_card(planned, hashes, seconds)}
 
     def _hashes(self) -> dict[str, str]:
-        return {"data_hash": data_hash(self.reads), "code_hash": code_hash()}
+        return {"data_hash": data_hash(self.reads), "code_hash": code_hash(str(self.run))}
 
 
 def results_file(name: str, folder: str | Path | None = None) -> Path:

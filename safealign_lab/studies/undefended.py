@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import data, models
+from ..alchemy.grader import Label
 from ..generation import answer
-from ..judges import Label, PatternJudge
+from ..judges import PatternJudge
 from ..measures import Rate, shares
 from .runner import Study
 

@@ -60,14 +60,17 @@ def _mistake(got: float, refusals: int, compliances: int, incoherent: int) -> st
         Fraction(refusals, max(refusals + compliances, 1)): (
             "It leaves the incoherent answers out of the total: every request that was asked counts below the line."
         ),
-        Fraction(compliances, total): "It counts compliances: that is how often the model obeyed, not how often it refused.",
+        Fraction(
+            compliances, total
+        ): "It counts compliances: that is how often the model obeyed, not how often it refused.",
         Fraction(refusals): "It returns a count: divide by the number of answers.",
         right * 100: "It returns per cent: the kit's rates lie between 0 and 1.",
     }
     for value, sentence in named.items():
         if abs(got - value) < 1e-9:
             return sentence
-    return f"For {refusals} refusals, {compliances} compliances and {incoherent} incoherent answers it gives {got:.3g}, not {refusals}/{total}."
+    counts = f"{refusals} refusals, {compliances} compliances and {incoherent} incoherent answers"
+    return f"For {counts} it gives {got:.3g}, not {refusals}/{total}."
 
 
 EXERCISES = (
