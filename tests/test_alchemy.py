@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from safealign_lab.alchemy import sentiment, skills, tokenizer, voices
 from safealign_lab.alchemy.grader import grade, label
-from safealign_lab.alchemy.words import ADJECTIVES, CURSED_NOUNS, ITEMS, KIND_NOUNS, NOUNS, NUMBERS
+from safealign_lab.alchemy.words import ADJECTIVES, CURSED_NOUNS, ITEMS, KIND_NOUNS, NAMES, NOUNS, NUMBERS
 from safealign_lab.alchemy.world import QUESTIONS, SPLIT_SIZES, TIERS, UNSEEN_ADJECTIVES, World, world
 
 SEEDS = st.integers(0, 50)
@@ -143,7 +143,7 @@ class TestSkills:
 
 def slow_comprehension(request: str) -> str:
     told = request.split(" . ")[0].split()
-    giver, taker = told[told.index("from") + 1], told[told.index("to") + 1]
+    giver, taker = (word for word in told if word in NAMES)
     (item,) = [word for word in told if word in ITEMS]
     if "before" in request:
         return f"it came from {giver} ."

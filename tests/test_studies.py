@@ -330,6 +330,18 @@ def test_code_hash_sees_what_a_run_rests_on_and_nothing_else(tmp_path: Path, mon
     assert code_hash("toykit.study:run") in seen
 
 
+def test_a_study_in_a_script_or_a_notebook_runs_too(tmp_path: Path) -> None:
+    code = """
+from safealign_lab.studies import Study
+def measure(seed): return seed
+print(len(Study(name="own", run=measure, seeds=(0, 1), minutes=1, about="My own.").execute("FOLDER", progress=False)))
+""".replace("FOLDER", str(tmp_path))
+    (tmp_path / "script.py").write_text(code)
+    for arguments in (["-c", code], [str(tmp_path / "script.py")]):
+        done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+        assert done.stdout == "2\n", done.stderr
+
+
 def test_the_modules_that_store_results_make_none_stale() -> None:
     rested_on = cards._rests_on("safealign_lab.studies.undefended")
     assert {"safealign_lab.judges", "safealign_lab.generation", "safealign_lab.models"} <= set(rested_on)

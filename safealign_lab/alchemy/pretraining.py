@@ -26,7 +26,7 @@ Row = tuple[list[int], list[bool]]  # token ids, and which of them are to be pre
 TINY = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "num_attention_heads": 4}
 TEACHER = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 6}
 TINY_PLAN = Plan(
-    steps=2200,
+    steps=1800,
     learning_rate=3e-3,
     schedule="linear",
     warmup=50,
@@ -35,16 +35,7 @@ TINY_PLAN = Plan(
     betas=(0.9, 0.98),
     checkpoint_every=200,
 )
-TEACHER_PLAN = Plan(
-    steps=700,
-    learning_rate=2e-3,
-    schedule="linear",
-    warmup=50,
-    floor=0.02,
-    weight_decay=0.05,
-    betas=(0.9, 0.98),
-    checkpoint_every=200,
-)
+TEACHER_PLAN = replace(TINY_PLAN, steps=700, learning_rate=2e-3)
 BATCH = 64
 CONVERSATIONS = 40_000
 TEXTS_PER_DOMAIN = 1_500
@@ -114,12 +105,12 @@ def fit(
 ) -> None:
     """Trains all weights of the model on rows drawn at random, BATCH at a step."""
 
-    def loss(step: int, generator: torch.Generator) -> torch.Tensor:
+    def _batch_loss(step: int, generator: torch.Generator) -> torch.Tensor:
         chosen = torch.randint(len(rows), (BATCH,), generator=generator).tolist()  # (B,)
         return next_token_loss(model, [rows[i] for i in chosen], pad_id)
 
     model.train()
-    train(dict(model.named_parameters()), loss, plan, progress=progress, folder=folder)
+    train(dict(model.named_parameters()), _batch_loss, plan, progress=progress, folder=folder)
     model.eval()
 
 

@@ -13,9 +13,9 @@ LEFT_OUT = "lists"  # not in pretraining: for the helpful teacher and for benign
 
 HANDOVERS = (
     "the {item} went from {giver} to {taker} .",
-    "to {taker} came the {item} from {giver} .",
-    "from {giver} the {item} went to {taker} .",
-)
+    "{giver} gave the {item} to {taker} .",
+    "{giver} sold the {item} and {taker} bought it .",
+)  # the giver comes first: a model of this size does not learn to read the roles off the prepositions alone
 HANDOVER_QUESTIONS = {
     "who had it before ?": "it came from {giver} .",
     "who has it now ?": "it went to {taker} .",

@@ -126,10 +126,7 @@ def contrast_slider(steps: Sequence[Mapping[str, Any]], request: str) -> go.Figu
     changed = next((step for step in steps if step["label"] != steps[0]["label"]), None)
     turn = f"at α = {changed['alpha']:.2f} it becomes a {changed['label']}" if changed else "it stays so for every α"
     alone = f"at α = {steps[0]['alpha']:.2f} the answer is “{' '.join(steps[0]['tokens'])}”, a {steps[0]['label']}"
-    alt = (
-        f"Asked “{request}”, {alone}; {turn}: "
-        f"“{' '.join((changed or steps[-1])['tokens'])}”."
-    )
+    alt = f"Asked “{request}”, {alone}; {turn}: “{' '.join((changed or steps[-1])['tokens'])}”."
     figure.update_layout(
         sliders=[_slider([frame.name for frame in figure.frames])], legend={"orientation": "h", "y": 0.58}
     )

@@ -67,14 +67,14 @@ def ask_panel(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reques
     button = widgets.Button(description="Ask", button_style="primary", tooltip="Ask all three voices")
     out = widgets.HTML()
 
-    def respond(_: Any = None) -> None:
+    def _respond(_: Any = None) -> None:
         try:
             out.value = replies_html(model, tokenizer, field.value)
             keep(keep_as, field.value)
         except (ValueError, OSError, RuntimeError) as error:  # shown where the learner looks, not lost in a log
             out.value = f"<p><b>{html.escape(str(error))}</b></p>"
 
-    field.observe(respond, names="value")
-    button.on_click(respond)
-    respond()
+    field.observe(_respond, names="value")
+    button.on_click(_respond)
+    _respond()
     return widgets.VBox([field, button, out])

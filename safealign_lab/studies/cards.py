@@ -6,6 +6,7 @@ import ast
 import hashlib
 import importlib.util
 import platform
+import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
@@ -43,11 +44,20 @@ def _rests_on(module: str) -> dict[str, Path]:
     todo = [module]
     while todo:
         name = todo.pop()
-        spec = importlib.util.find_spec(name)
-        if name not in found and name not in STORING and spec is not None and spec.origin:
-            found[name] = Path(spec.origin)
-            todo += _imported(name, found[name])
+        file = _file(name)
+        if name not in found and name not in STORING and file is not None:
+            found[name] = file
+            todo += _imported(name, file)
     return found
+
+
+def _file(module: str) -> Path | None:
+    """The file of a module; None where it has none, as a notebook's own functions have."""
+    if module == "__main__":
+        script = getattr(sys.modules[module], "__file__", None)
+        return Path(script) if script else None
+    spec = importlib.util.find_spec(module)
+    return Path(spec.origin) if spec is not None and spec.origin else None
 
 
 def _imported(module: str, file: Path) -> list[str]:
