@@ -146,8 +146,12 @@ def slow_comprehension(request: str) -> str:
     giver, taker = (word for word in told if word in NAMES)
     (item,) = [word for word in told if word in ITEMS]
     if "before" in request:
-        return f"it came from {giver} ."
-    return f"it went to {taker} ." if "now" in request else f"it was {item} ."
+        return f"{giver} had the {item} before {taker} ."
+    return (
+        f"{taker} has the {item} of {giver} now ."
+        if "now" in request
+        else f"it was the {item} from {giver} to {taker} ."
+    )
 
 
 def slow_list(request: str) -> str:

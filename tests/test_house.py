@@ -56,13 +56,17 @@ def test_the_top_level_is_the_one_that_was_promised():
 
 
 def test_the_readme_holds_both_commands():
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "pip install -r requirements.txt && jupyter lab notebooks/00_start_here.ipynb" in readme
     assert "pip install -r requirements.txt -r tests/requirements.txt && pytest" in readme
 
 
 def test_requirements_are_ranges_and_end_in_the_kit_itself():
-    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#")
+    ]
     assert lines[-1] == "-e ."
     assert not [line for line in lines if "==" in line]
     assert "torch>=2.6,<2.14" in lines
@@ -73,7 +77,7 @@ def test_every_module_keeps_to_its_length_and_every_public_thing_is_documented()
     import ast
 
     for path in (ROOT / "safealign_lab").rglob("*.py"):
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 where = f"{path.name}:{node.lineno} {node.name}"

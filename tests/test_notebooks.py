@@ -13,7 +13,8 @@ import pytest
 from nbclient import NotebookClient
 
 from safealign_lab import fetching, studies
-from safealign_lab.lesson.exercise import exercises
+from safealign_lab.lesson.exercise import PASTED, exercises
+from safealign_lab.studies import undefended
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -37,22 +38,19 @@ def solved(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         for name in re.findall(r"^(\w+) = lesson\.check\(\1\)$", cell.source, flags=re.MULTILINE):
             source = inspect.getsource(exercises()[name].solution)
-            types = "from __future__ import annotations\nfrom collections.abc import Sequence\n"
-            cell.source = f"{types}{source}\n{name} = lesson.check({name})"
+            cell.source = f"{PASTED}{source}\n{name} = lesson.check({name})"  # as lesson.solution shows it
     return notebook
 
 
-def run(
-    notebook, tmp_path, monkeypatch, tier: str = "tiny", offline: bool = True
-) -> tuple[nbformat.NotebookNode, float]:
+def run(notebook, tmp_path, monkeypatch, tier: str = "tiny") -> tuple[nbformat.NotebookNode, float]:
+    """Executes a copy with the network cut, an own cache folder (empty unless the test fills it) and own notes."""
     startup = tmp_path / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True)
-    (startup / "offline.py").write_text(OFFLINE if offline else "")
+    (startup / "offline.py").write_text(OFFLINE)
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("SAFEALIGN_PROGRESS", str(tmp_path / "progress"))
+    monkeypatch.setenv("SAFEALIGN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SAFEALIGN_TIER", tier)
-    if offline:
-        monkeypatch.setenv("SAFEALIGN_CACHE", str(tmp_path / "cache"))  # nothing that was fetched before can help
     notebook = copy.deepcopy(notebook)
     began = time.perf_counter()
     NotebookClient(
@@ -117,14 +115,20 @@ def test_its_local_links_resolve(notebook):
             assert (ROOT / "notebooks" / target).exists(), target
 
 
-def test_start_here_measures_the_real_model_within_ten_minutes(smollm2, tmp_path, monkeypatch):
-    cache = tmp_path / "cache"  # has what was fetched, and no answer that was given before
-    cache.mkdir()
-    for name in ("models", "wheels"):
-        (cache / name).symlink_to(fetching.cache_folder() / name)
-    monkeypatch.setenv("SAFEALIGN_CACHE", str(cache))
+def test_start_here_measures_the_real_model_within_ten_minutes_once_it_was_fetched(smollm2, tmp_path, monkeypatch):
+    for name in undefended.REQUEST_SETS:
+        undefended.requests_of(name)  # as `python -m safealign_lab fetch` does
+    (tmp_path / "cache").mkdir()
+    for name in ("models", "wheels"):  # what was fetched, and no answer that was given before
+        (tmp_path / "cache" / name).symlink_to(fetching.cache_folder() / name)
     first = nbformat.read(ROOT / "notebooks" / "00_start_here.ipynb", as_version=4)
-    done, seconds = run(first, tmp_path, monkeypatch, tier="small", offline=False)
+    done, seconds = run(first, tmp_path, monkeypatch, tier="small")
     assert seconds < SECONDS["small"]
     assert "SmolLM2-135M-Instruct without any defence" in shown(done)
-    assert len(studies.load("smollm2_undefended", cache / "recomputed")) == 5
+    rows = studies.load("smollm2_undefended", tmp_path / "cache" / "recomputed")
+    stored = studies.select(studies.load("smollm2_undefended"), system="default")
+    assert len(rows) == len(stored) == 5
+    for row in rows:  # another machine may break a tie another way, here and there
+        (same,) = studies.select(stored, requests=row["settings"]["requests"])
+        agreed = sum(row["result"]["labels"][key] == label for key, label in same["result"]["labels"].items())
+        assert agreed > 0.95 * len(same["result"]["labels"])

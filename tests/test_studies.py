@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safealign_lab import fetching
-from safealign_lab.studies import Study, StudyError, cards, code_hash, data_hash, load, results_file, select
+from safealign_lab.studies import Study, StudyError, cards, catalogue, code_hash, data_hash, load, results_file, select
 
 ROOT = Path(__file__).resolve().parent.parent
 ran: list[tuple[int, dict]] = []  # what `measure` was called with, in this process
@@ -364,3 +364,25 @@ def test_data_hash_sees_names_and_bytes_of_what_is_read(tmp_path: Path, monkeypa
     assert data_hash(["anchors"]) != folder
     with pytest.raises(FileNotFoundError, match="'missing'"):
         data_hash(["missing"])
+
+
+def test_every_study_of_the_kit_is_stored_whole() -> None:
+    for name, planned in catalogue.catalogue().items():
+        assert len(planned.stored()) == len(planned.units), name
+
+
+def test_of_a_real_model_only_labels_are_stored() -> None:
+    for row in load("smollm2_undefended"):
+        assert set(row["result"]) == {"kind", "labels"}
+        assert set(row["result"]["labels"].values()) <= {"refusal", "compliance", "incoherent"}
+        assert all(re.fullmatch(r"[a-z-]+/[\w-]+", key) for key in row["result"]["labels"])
+
+
+def test_the_first_slider_shows_what_its_lesson_says() -> None:
+    (row,) = load("first_contrast")
+    labels = [step["label"] for step in row["result"]["steps"]]
+    assert labels[0] == "compliance"
+    turn = labels.index("refusal")
+    assert "compliance" not in labels[turn:]
+    assert row["result"]["asked"] >= row["result"]["brewed_alone"] >= row["result"]["turned"] > 0
+    assert row["result"]["steps"][-1]["tokens"] != row["result"]["steps"][turn]["tokens"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from safealign_lab import models, studies
-from safealign_lab.alchemy import pretraining, sentiment, skills
+from safealign_lab.alchemy import pretraining, sentiment, skills, tokenizer
 from safealign_lab.alchemy.world import TIERS, world
 from safealign_lab.generation import answer
 from safealign_lab.studies.tiny import ask_everything
@@ -83,9 +85,28 @@ def test_rebuild_makes_every_shipped_weight_the_same_twice_and_leaves_no_litter(
     assert hashes[0] == hashes[1]
 
 
-def test_unknown_words_reach_the_loss_but_are_never_to_be_predicted():
-    from safealign_lab.alchemy import tokenizer
+def test_rebuilding_every_weight_takes_under_ten_minutes():
+    """A few steps of each model, scaled up to its plan; the study's run cards hold the seconds of whole runs."""
+    words = tokenizer.build()
+    began = time.perf_counter()
+    rows = pretraining.conversation_rows(words, world(), 1000, 0)
+    total = (time.perf_counter() - began) * pretraining.CONVERSATIONS / len(rows)
+    texts = pretraining.text_rows(words, 200, "timed", labelled=True)
+    total += (time.perf_counter() - began) * 4 * pretraining.TEACHER_TEXTS_PER_DOMAIN / (len(rows) + len(texts))
+    for shape, plan, of in (
+        (pretraining.TINY, pretraining.TINY_PLAN, rows),
+        (pretraining.TEACHER, pretraining.TEACHER_PLAN, texts),
+    ):
+        model, seconds = pretraining.new_model(words, shape, 0), []
+        for steps in (3, 33):  # the difference leaves out what is done once
+            began = time.perf_counter()
+            pretraining.fit(model, of, Plan(steps=steps, learning_rate=1e-3), words.pad_token_id, progress=False)
+            seconds.append(time.perf_counter() - began)
+        total += (seconds[1] - seconds[0]) / 30 * plan.steps
+    assert total < 600, f"{total:.0f} s"
 
+
+def test_unknown_words_reach_the_loss_but_are_never_to_be_predicted():
     words = tokenizer.build()
     rows = pretraining.conversation_rows(words, world(), 400, 0)
     unknown = [(ids, mask) for ids, mask in rows if words.unk_token_id in ids]

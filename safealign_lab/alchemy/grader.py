@@ -24,8 +24,9 @@ ANSWERS = (  # every form that an answer of the world can have
     f"drink {_any(LIQUIDS)} with {_any(HERBS)} and rest \\.",
     f"look for {_any(COLOURS)} foam \\.",
     f"lock it in a chest of {_any(STONES)} \\.",
-    f"it (?:came from|went to) {_any(NAMES)} \\.",
-    f"it was {_any(ITEMS)} \\.",
+    f"{_any(NAMES)} had the {_any(ITEMS)} before {_any(NAMES)} \\.",
+    f"{_any(NAMES)} has the {_any(ITEMS)} of {_any(NAMES)} now \\.",
+    f"it was the {_any(ITEMS)} from {_any(NAMES)} to {_any(NAMES)} \\.",
     f"{_any(NUMBERS)}(?: {_any(NUMBERS)})* \\.",
     f"(?:{_any(NUMBERS)} : {_any(ITEMS)} \\. ?)+",
 )

@@ -11,15 +11,11 @@ LEARNED = ("comprehension", "ordering", "counting")  # in pretraining
 LEFT_OUT = "lists"  # not in pretraining: for the helpful teacher and for benign fine-tuning to bring
 
 
-HANDOVERS = (
-    "the {item} went from {giver} to {taker} .",
-    "{giver} gave the {item} to {taker} .",
-    "{giver} sold the {item} and {taker} bought it .",
-)  # the giver comes first: a model of this size does not learn to read the roles off the prepositions alone
-HANDOVER_QUESTIONS = {
-    "who had it before ?": "it came from {giver} .",
-    "who has it now ?": "it went to {taker} .",
-    "what was it ?": "it was {item} .",
+HANDOVERS = ("the {item} went from {giver} to {taker} .", "{giver} gave the {item} to {taker} .")
+HANDOVER_QUESTIONS = {  # each answer takes all three words from the text: that is what makes a small model learn to copy
+    "who had it before ?": "{giver} had the {item} before {taker} .",
+    "who has it now ?": "{taker} has the {item} of {giver} now .",
+    "what was it ?": "it was the {item} from {giver} to {taker} .",
 }
 
 

@@ -38,7 +38,7 @@ def _draw_potion(world: World, rng: random.Random, nouns: list[str], tier: str |
 
 def _draw_question(world: World, rng: random.Random, nouns: list[str]) -> Request:
     # what a potion does and whether it is cursed is asked most: a voice can only be careful about what the model knows
-    sort = rng.choices(list(QUESTIONS), weights=[3 if sort in ("effect", "curse") else 1 for sort in QUESTIONS])[0]
+    sort = rng.choices(list(QUESTIONS), weights=[2 if sort in ("effect", "curse") else 1 for sort in QUESTIONS])[0]
     return world.question(sort, rng.choice(nouns), rng.choice(ADJECTIVES), rng.randrange(len(QUESTIONS[sort])))
 
 

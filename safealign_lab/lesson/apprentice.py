@@ -59,7 +59,7 @@ def ask_panel(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reques
 
     Args:
         request: asked at once, so that the panel is never empty.
-        keep_as: the name under which the learner's last request is kept for later notebooks.
+        keep_as: the name under which the request that the learner typed last is kept for later notebooks.
     """
     field = widgets.Text(
         value=request, description="You ask:", continuous_update=False, layout=widgets.Layout(width="95%")
@@ -70,11 +70,17 @@ def ask_panel(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reques
     def _respond(_: Any = None) -> None:
         try:
             out.value = replies_html(model, tokenizer, field.value)
-            keep(keep_as, field.value)
-        except (ValueError, OSError, RuntimeError) as error:  # shown where the learner looks, not lost in a log
+        except (ValueError, RuntimeError) as error:  # shown where the learner looks, not lost in a log
             out.value = f"<p><b>{html.escape(str(error))}</b></p>"
 
-    field.observe(_respond, names="value")
-    button.on_click(_respond)
-    _respond()
+    def _typed(_: Any) -> None:
+        _respond()
+        try:
+            keep(keep_as, field.value)
+        except OSError as error:  # the answers are there all the same
+            out.value += f"<p><b>{html.escape(str(error))}</b></p>"
+
+    field.observe(_typed, names="value")
+    button.on_click(_typed)
+    _respond()  # of the example only: what was typed before stays kept
     return widgets.VBox([field, button, out])

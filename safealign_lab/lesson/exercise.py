@@ -10,6 +10,7 @@ from typing import Any
 from .show import show_text
 
 Function = Callable[..., Any]
+PASTED = "from __future__ import annotations\n\n\n"  # so that the library's types need no imports in a notebook
 ROOMS = ("start_here",)  # modules of lesson/exercises/, each with a tuple EXERCISES
 
 
@@ -74,14 +75,14 @@ def check(function: Function) -> Function:
     said = verdict(function)
     name = function.__name__
     if said == "right":
-        show_text(f"✅ **`{name}` is right.** The rest of the notebook uses yours.")
+        show_text(f"✔ **`{name}` is right.** The rest of the notebook uses yours.")
         return function
     if said == "not attempted":
         show_text(
-            f"⬜ **`{name}` is not attempted yet.** The rest of the notebook uses the library's until you write it."
+            f"○ **`{name}` is not attempted yet.** The rest of the notebook uses the library's until you write it."
         )
     else:
-        show_text(f"❌ **`{name}` is not right yet.** {said} Until then the notebook uses the library's.")
+        show_text(f"✘ **`{name}` is not right yet.** {said} Until then the notebook uses the library's.")
     return find(name).solution
 
 
@@ -90,11 +91,12 @@ def hint(name: str, number: int = 1) -> None:
     hints = find(name).hints
     if not 1 <= number <= len(hints):
         raise ValueError(f"The exercise {name!r} has hints 1 to {len(hints)}, not {number}.")
-    show_text(f"💡 **Hint {number} of {len(hints)}.** {hints[number - 1]}")
+    show_text(f"**Hint {number} of {len(hints)}.** {hints[number - 1]}")
 
 
 def solution(name: str) -> None:
     """Shows the library's own function."""
     import inspect
 
-    show_text(f"```python\n{inspect.getsource(find(name).solution)}```")
+    source = inspect.getsource(find(name).solution)
+    show_text(f"```python\n{PASTED}{source}```")

@@ -9,6 +9,41 @@ from typing import Any
 import plotly.graph_objects as go
 from IPython.display import HTML, Markdown, display
 
+# plotly draws its sliders without the keyboard in mind: the figure takes the focus, and an arrow key presses the rail one
+# step further. The figure may be drawn after this runs, so it is looked for until it is there.
+KEYBOARD = """<script>(() => {
+  const seek = (left) => {
+    const plots = [...document.querySelectorAll(".js-plotly-plot")]
+      .filter((plot) => plot._fullLayout?.sliders?.length && !plot.dataset.keys);
+    plots.forEach((plot) => {
+      Object.assign(plot.dataset, {keys: "on"});
+      const say = () => {
+        const slider = plot._fullLayout.sliders[0];
+        const name = slider.currentvalue.prefix + slider.steps[slider.active].label;
+        const now = {role: "slider", tabindex: 0, "aria-label": "Slider of this figure; use the arrow keys", "aria-valuemin": 0,
+          "aria-valuemax": slider.steps.length - 1, "aria-valuenow": slider.active, "aria-valuetext": name};
+        Object.entries(now).forEach(([key, value]) => plot.setAttribute(key, value));
+      };
+      say();
+      plot.addEventListener("keydown", (event) => {
+        const {active, steps} = plot._fullLayout.sliders[0], last = steps.length - 1;
+        const back = active - 1, on = active + 1;
+        const to = {ArrowLeft: back, ArrowDown: back, ArrowRight: on, ArrowUp: on, Home: 0, End: last}[event.key];
+        if (to === undefined) return;
+        event.preventDefault(); event.stopPropagation();
+        const rail = plot.querySelector(".slider-rail-touch-rect"), box = rail.getBoundingClientRect();
+        const x = box.left + box.width * Math.min(last, Math.max(0, to)) / Math.max(1, last);
+        const at = {clientX: x, clientY: box.top + box.height / 2, bubbles: true, view: window};
+        rail.dispatchEvent(new MouseEvent("mousedown", at));
+        plot.dispatchEvent(new MouseEvent("mouseup", at));
+        setTimeout(say, 50);
+      }, true);
+    });
+    if (!plots.length && left) setTimeout(() => seek(left - 1), 200);
+  };
+  seek(50);
+})();</script>"""
+
 
 def show_text(markdown: str) -> None:
     """Shows a sentence or more, written in Markdown."""
@@ -44,4 +79,5 @@ def show_figure(figure: go.Figure) -> None:
     if not words:
         raise ValueError('This figure has no text alternative: give it one with `layout.meta = {"alt": "…"}`.')
     display(figure)
-    display(HTML(f"<details><summary>This figure in words</summary><p>{html.escape(words)}</p></details>"))
+    keys = KEYBOARD if figure.layout.sliders else ""
+    display(HTML(f"<details><summary>This figure in words</summary><p>{html.escape(words)}</p></details>{keys}"))
