@@ -63,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command: 0 if it did all, 1 with one sentence if it did not, 130 where Ctrl-C stopped it."""
     parser = argparse.ArgumentParser(prog="python -m safealign_lab", description="The few commands of SafeAlign Lab.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("fetch", help="download the models and request sets that are not shipped (94 MB; 630 MB in the cache)")
+    commands.add_parser(
+        "fetch", help="download the models and request sets that are not shipped (94 MB; 630 MB in the cache)"
+    )
     studies = commands.add_parser("study", help="make the stored results of a study; without NAME, list the studies")
     studies.add_argument("name", nargs="?", metavar="NAME")
     studies.add_argument("--list", action="store_true", help="list the studies and how many runs are stored")

@@ -48,13 +48,17 @@ def test_the_slider_has_a_step_for_each_alpha_and_each_frame_its_answer(count, l
     for frame, step in zip(figure.frames, steps, strict=True):
         drawn = " ".join(frame.data[0].text or ())
         assert all(token in drawn for token in step["tokens"])
-        assert len(frame.data[0].x or ()) == len(step["tokens"])
+        assert f"({step['label']})" in drawn
+        assert len(frame.data[0].x) == len(step["tokens"]) + 1
     assert "bitter venom" in words_of(figure)
 
 
-def test_the_slider_says_where_the_answer_turns():
-    assert "at α = 0.50 it becomes a refusal" in words_of(start.contrast_slider(answer_steps(2, 3), "?"))
-    assert "it stays so for every α" in words_of(start.contrast_slider(answer_steps(1, 3), "?"))
+def test_the_words_of_the_slider_tell_each_turn_and_the_end():
+    told = words_of(start.contrast_slider(answer_steps(4, 2), "?"))
+    assert "at α = 0.00 (incoherent) “w0-0 w0-1”" in told
+    assert "at α = 0.25 (refusal) “w1-0 w1-1”" in told
+    assert "w2-0" not in told
+    assert "at α = 0.75 (refusal) “w3-0 w3-1”." in told
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 60)] * 3).filter(any), min_size=1, max_size=6))

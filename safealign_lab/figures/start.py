@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
@@ -11,6 +12,7 @@ from plotly.subplots import make_subplots
 from ..measures import Rate
 from .base import ADVERSARIAL, CONTRAST, FAINT, INK, LABEL_COLOURS, SAFE, finish
 
+WORDS_A_ROW = 9
 METHODS = (
     (
         "distillation",
@@ -68,37 +70,38 @@ def three_methods() -> go.Figure:
     return finish(figure, alt, height=260, margin={"l": 10, "r": 10, "t": 10, "b": 10})
 
 
-def _answer_text(step: Mapping[str, Any]) -> list[str]:
+def _words(step: Mapping[str, Any]) -> go.Scatter:
+    """The answer's words in rows, and below them what kind of answer it is."""
     colour = LABEL_COLOURS[step["label"]]
-    return [f"<span style='color:{colour}'><b>{token}</b></span>" for token in step["tokens"]]
-
-
-def _contrast_traces(
-    step: Mapping[str, Any], candidates: Sequence[str], rows: int, per_row: int
-) -> list[go.Scatter | go.Bar]:
-    shown = step["tokens"][: rows * per_row]
-    places = [(i % per_row, -(i // per_row)) for i in range(len(shown))]
-    words = go.Scatter(
-        x=[x for x, _ in places], y=[y for _, y in places], text=_answer_text(step)[: len(shown)], mode="text", hoverinfo="skip",
-        textfont={"size": 15}, showlegend=False,
+    places = [(i % WORDS_A_ROW, -(i // WORDS_A_ROW)) for i in range(len(step["tokens"]))]
+    places.append((0, -1 - (len(places) - 1) // WORDS_A_ROW))
+    said = [f"<b>{word}</b>" for word in step["tokens"]] + [f"({step['label']})"]
+    return go.Scatter(
+        x=[x for x, _ in places], y=[y for _, y in places], text=said, mode="text", hoverinfo="skip", showlegend=False,
+        textfont={"size": 15, "color": colour},
     )  # fmt: skip
-    bars = [
+
+
+def _first_words(step: Mapping[str, Any], candidates: Sequence[str]) -> list[go.Bar]:
+    """How probable each candidate for the first word is, under each stream and under their contrast."""
+    streams = (
+        ("safe stream S", "safe", SAFE),
+        ("adversarial stream A", "adversarial", ADVERSARIAL),
+        ("contrast", "contrast", CONTRAST),
+    )
+    return [
         go.Bar(name=name, x=list(candidates), y=[step["first"][key][word] for word in candidates], marker_color=colour)
-        for name, key, colour in (
-            ("safe stream S", "safe", SAFE),
-            ("adversarial stream A", "adversarial", ADVERSARIAL),
-            ("contrast", "contrast", CONTRAST),
-        )
+        for name, key, colour in streams
     ]
-    return [words, *bars]
 
 
 def contrast_slider(steps: Sequence[Mapping[str, Any]], request: str) -> go.Figure:
     """One answer, token by token, as the strength α of the contrast moves: the slider works in the browser alone.
 
     Args:
-        steps: one mapping for each α, in order: `alpha`, `tokens` (the answer), `label` (refusal, compliance or incoherent), and
-            `first`, the probabilities of the candidates for the first token under `safe`, `adversarial` and `contrast`.
+        steps: one mapping for each α, in order: `alpha`, `tokens` (the answer), `label` (refusal, compliance or
+            incoherent), and `first`, the probabilities of the candidates for the first token under `safe`,
+            `adversarial` and `contrast`.
         request: what was asked.
 
     Raises:
@@ -107,30 +110,26 @@ def contrast_slider(steps: Sequence[Mapping[str, Any]], request: str) -> go.Figu
     if not steps:
         raise ValueError("There is no answer to show: expected at least one value of α with its tokens.")
     candidates = list(steps[0]["first"]["safe"])
-    per_row = 9
-    rows = -(-max(len(step["tokens"]) for step in steps) // per_row)
-    figure = make_subplots(
-        rows=2, cols=1, row_heights=[0.35, 0.65], vertical_spacing=0.14,
-        subplot_titles=(f"Asked: “{request}”", "The first word: how probable under each stream"),
-    )  # fmt: skip
-    first, *bars = _contrast_traces(steps[0], candidates, rows, per_row)
-    figure.add_trace(first, row=1, col=1)
-    for bar in bars:
-        figure.add_trace(bar, row=2, col=1)
-    figure.frames = [
-        go.Frame(name=f"{step['alpha']:.2f}", data=_contrast_traces(step, candidates, rows, per_row)) for step in steps
-    ]
-    figure.update_xaxes(visible=False, range=[-0.6, per_row - 0.4], row=1, col=1)
+    rows = -(-max(len(step["tokens"]) for step in steps) // WORDS_A_ROW) + 1
+    titles = (f"Asked: “{request}”", "The first word: how probable under each stream")
+    figure = make_subplots(rows=2, cols=1, row_heights=[0.35, 0.65], vertical_spacing=0.14, subplot_titles=titles)
+    figure.add_trace(_words(steps[0]), row=1, col=1)
+    figure.add_traces(_first_words(steps[0], candidates), rows=2, cols=1)
+    traces = {f"{step['alpha']:.2f}": [_words(step), *_first_words(step, candidates)] for step in steps}
+    figure.frames = [go.Frame(name=name, data=data) for name, data in traces.items()]
+    figure.update_xaxes(visible=False, range=[-0.6, WORDS_A_ROW - 0.4], row=1, col=1)
     figure.update_yaxes(visible=False, range=[-rows + 0.4, 0.6], row=1, col=1)
     figure.update_yaxes(range=[0, 1], title="probability", row=2, col=1)
-    changed = next((step for step in steps if step["label"] != steps[0]["label"]), None)
-    turn = f"at α = {changed['alpha']:.2f} it becomes a {changed['label']}" if changed else "it stays so for every α"
-    alone = f"at α = {steps[0]['alpha']:.2f} the answer is “{' '.join(steps[0]['tokens'])}”, a {steps[0]['label']}"
-    alt = f"Asked “{request}”, {alone}; {turn}: “{' '.join((changed or steps[-1])['tokens'])}”."
-    figure.update_layout(
-        sliders=[_slider([frame.name for frame in figure.frames])], legend={"orientation": "h", "y": 0.58}
-    )
-    return finish(figure, alt, height=540, margin={"l": 60, "r": 20, "t": 50, "b": 50})
+    figure.update_layout(sliders=[_slider(list(traces))], legend={"orientation": "h", "y": 0.58})
+    return finish(figure, _in_words(steps, request), height=560, margin={"l": 60, "r": 20, "t": 50, "b": 50})
+
+
+def _in_words(steps: Sequence[Mapping[str, Any]], request: str) -> str:
+    """Where the answer starts, where it changes its kind, and where it ends."""
+    turns = [step for before, step in pairwise(steps) if step["label"] != before["label"]]
+    told = [steps[0], *turns] if turns and turns[-1] is steps[-1] else [steps[0], *turns, steps[-1]]
+    said = [f"at α = {step['alpha']:.2f} ({step['label']}) “{' '.join(step['tokens'])}”" for step in told]
+    return f"Asked “{request}”, the answer is {'; '.join(said)}."
 
 
 def _slider(names: Sequence[str]) -> dict[str, Any]:

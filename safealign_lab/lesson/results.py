@@ -15,7 +15,7 @@ RECOMPUTED = "recomputed"  # beside the kit's own results, never over them
 
 
 def results(name: str, recompute: bool = False, where: Mapping[str, Any] | None = None) -> list[Row]:
-    """The rows of a study: settings, seed, result and run card.
+    """The rows of a study by their seeds: settings, seed, result and run card.
 
     Args:
         name: of the study.
@@ -25,7 +25,7 @@ def results(name: str, recompute: bool = False, where: Mapping[str, Any] | None 
     """
     wanted = dict(where or {})
     if not recompute:
-        return select(load(name), **wanted)
+        return sorted(select(load(name), **wanted), key=lambda row: int(row["seed"]))
     study = find(name)
     grid: list[dict[str, Any]] = []
     for unit in study.units:
