@@ -154,16 +154,27 @@ def _files(its_card: Card) -> Iterator[tuple[str, str]]:
 def _json_records(its_card: Card) -> Iterator[_Record]:
     """The records of JSON files, a list or a list under "prompts"; the parser drops what the card does not read."""
     kept = {"prompts", *its_card.columns_read}
+    parser = json.JSONDecoder(object_pairs_hook=lambda pairs: {key: its for key, its in pairs if key in kept})
     for file, text in _files(its_card):
         try:
-            document = json.loads(text, object_pairs_hook=lambda pairs: {key: its for key, its in pairs if key in kept})
+            document = parser.decode(text)
         except json.JSONDecodeError as error:
             raise _malformed(f"{file}, line {error.lineno}", f"not JSON ({error.msg})") from error
         rows = document.get("prompts") if isinstance(document, dict) else document
         if not isinstance(rows, list):
             raise _malformed(f"{file}, field 'prompts'", "not a list of records")
-        for index, row in enumerate(rows):
-            yield _Record(f"{file}, row {index}", row if isinstance(row, dict) else {})
+        for index, (row, line) in enumerate(zip(rows, _starts(parser, text, len(rows)), strict=True)):
+            yield _Record(f"{file}, line {line} (row {index})", row if isinstance(row, dict) else {})
+
+
+def _starts(parser: json.JSONDecoder, text: str, count: int) -> Iterator[int]:
+    """The line that each of the `count` items of a valid JSON file's list begins on: a parsed document has no lines."""
+    place = text.index("[", max(0, text.find('"prompts"'))) + 1
+    for _ in range(count):
+        while text[place] in ", \t\r\n":
+            place += 1
+        yield text.count("\n", 0, place) + 1
+        place = parser.raw_decode(text, place)[1]
 
 
 def _csv_records(its_card: Card) -> Iterator[_Record]:

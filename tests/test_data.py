@@ -220,7 +220,7 @@ def test_a_twin_whose_request_cannot_be_told_from_its_answer_is_refused_unread(s
     first = put(shelf, "rho-twins", [twin(0), twin(1, harmful_version=text)], [])
     with pytest.raises(data.DataError, match="ends at a blank line") as caught:
         data.load("rho-twins")
-    assert str(caught.value).startswith(f"{first}, row 1, field 'harmful_version': ")
+    assert str(caught.value).startswith(f"{first}, line 1 (row 1), field 'harmful_version': ")
     assert SECRET not in str(caught.value)
 
 
@@ -243,17 +243,28 @@ def test_the_first_of_equal_requests_stays_and_ids_keep_their_numbers(texts):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        (asked(1, prompt=""), "row 1, field 'prompt': this is empty"),
-        (asked(1, prompt=" \n"), "row 1, field 'prompt': this is empty"),
-        (asked(1, topic=None), "row 1, field 'topic': this is missing"),
-        (asked(1, censored_response=["no"]), "row 1, field 'censored_response': this is not text"),
-        ({"topic": "t"}, "row 1, field 'prompt': this is missing"),
-        ("not a record", "row 1, field 'prompt': this is missing"),
+        (asked(1, prompt=""), "line 1 (row 1), field 'prompt': this is empty"),
+        (asked(1, prompt=" \n"), "line 1 (row 1), field 'prompt': this is empty"),
+        (asked(1, topic=None), "line 1 (row 1), field 'topic': this is missing"),
+        (asked(1, censored_response=["no"]), "line 1 (row 1), field 'censored_response': this is not text"),
+        ({"topic": "t"}, "line 1 (row 1), field 'prompt': this is missing"),
+        ("not a record", "line 1 (row 1), field 'prompt': this is missing"),
     ],
 )
-def test_a_malformed_json_row_is_told_by_file_row_and_field(shelf, row, said):
+def test_a_malformed_json_row_is_told_by_file_line_and_field(shelf, row, said):
     path = put(shelf, "uncensorbench", {"prompts": [asked(0), row]})
     with pytest.raises(data.DataError, match=re.escape(f"{path}, {said}")):
+        data.load("uncensorbench")
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_the_line_is_the_one_that_the_row_begins_on(monkeypatch, wrapped, bad):
+    rows = [asked(number, **({"prompt": ""} if number == bad else {})) for number in range(3)]
+    text = json.dumps({"about": ["[", 1], "prompts": rows} if wrapped else rows, indent=2)
+    begins = [number for number, line in enumerate(text.splitlines(), 1) if line.strip() == "{"][-3:]
+    monkeypatch.setattr(fetching, "member", lambda wheel_name, path: text.encode())
+    with pytest.raises(data.DataError, match=re.escape(f", line {begins[bad]} (row {bad}), field 'prompt'")):
         data.load("uncensorbench")
 
 
