@@ -36,9 +36,16 @@ class TestStart:
         with pytest.raises(ValueError, match="no tier 'huge'.*tiny, small, gpu"):
             lesson.start("00_start_here", tier="huge")
 
-    def test_it_shows_versions_device_and_time(self, capsys):
+    def test_it_shows_versions_device_and_time(self, monkeypatch):
+        import torch
+
+        shown = []
+        monkeypatch.setitem(lesson.start.__globals__, "show_table", shown.extend)
         session = lesson.start("00_start_here", tier="tiny", minutes={"tiny": "a moment"})
         assert (session.lesson, session.tier) == ("00_start_here", "tiny")
+        table = {row[""]: row["value"] for row in shown}
+        assert (table["tier"], table["running time"], table["torch"]) == ("tiny", "a moment", torch.__version__)
+        assert table["device"].startswith(session.device)
 
 
 class TestNotes:
