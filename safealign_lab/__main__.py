@@ -50,12 +50,17 @@ def _line(planned: Study) -> str:
     return f"{planned.name}: {count}; about {planned.minutes:g} minutes in all. {planned.about}"
 
 
-def rebuild() -> int:
-    """Trains every shipped weight again, into the kit's data folder."""
+def rebuild(name: str | None) -> int:
+    """Trains the shipped weights again, into the kit's data folder: the alchemy world's models, the judge, or both."""
     from . import fetching
     from .alchemy import pretraining
+    from .judges import fitting
 
-    pretraining.rebuild(fetching.data_folder() / "models", progress=True)
+    folder = fetching.data_folder() / "models"
+    if name in (None, "alchemy"):
+        pretraining.rebuild(folder, progress=True)
+    if name in (None, "judge"):
+        fitting.rebuild(folder / "judge")
     return 0
 
 
@@ -64,20 +69,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m safealign_lab", description="The few commands of SafeAlign Lab.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser(
-        "fetch", help="download the models and request sets that are not shipped (94 MB; 630 MB in the cache)"
+        "fetch", help="download the models and request sets that are not shipped (137 MB; 680 MB in the cache)"
     )
     studies = commands.add_parser("study", help="make the stored results of a study; without NAME, list the studies")
     studies.add_argument("name", nargs="?", metavar="NAME")
     studies.add_argument("--list", action="store_true", help="list the studies and how many runs are stored")
     studies.add_argument("--refresh", action="store_true", help="do runs again that other code or data made")
-    commands.add_parser("rebuild", help="train every shipped weight again")
+    weights = commands.add_parser("rebuild", help="train every shipped weight again, or only those of NAME")
+    weights.add_argument("name", nargs="?", metavar="NAME", choices=("alchemy", "judge"), help="alchemy or judge")
     chosen = parser.parse_args(arguments)
     if chosen.command == "study" and chosen.refresh and (chosen.list or not chosen.name):
         studies.error("--refresh runs a study: give its NAME, and no --list")
     try:
         if chosen.command == "study":
             return study(chosen.name, chosen.list, chosen.refresh)
-        return {"fetch": fetch, "rebuild": rebuild}[chosen.command]()
+        return fetch() if chosen.command == "fetch" else rebuild(chosen.name)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

