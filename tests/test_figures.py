@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safealign_lab.figures import start
 from safealign_lab.figures.base import LABEL_COLOURS
 from safealign_lab.lesson.show import show_figure, table_html
-from safealign_lab.measures import rate
+from safealign_lab.measures import Interval, rate
 
 LABELS = tuple(LABEL_COLOURS)
 
@@ -68,13 +68,43 @@ def test_shares_draw_the_rates_and_their_intervals(counts):
         f"set {i}": {label: rate(count, sum(row)) for label, count in zip(LABELS, row, strict=True)}
         for i, row in enumerate(counts)
     }
-    figure = start.shares(rows, "title")
-    for bar in figure.data:
-        for name, value, up, down in zip(bar.y, bar.x, bar.error_x.array, bar.error_x.arrayminus, strict=True):
+    judged = {
+        name: {label: Interval(0.1, 0.2 + place / 100, 0.95) for label in LABELS} for place, name in enumerate(rows)
+    }
+    figure = start.shares(rows, "title", judged)
+    assert list(figure.layout.yaxis.ticktext) == list(rows)
+    bars = [trace for trace in figure.data if trace.type == "bar"]
+    lines = [trace for trace in figure.data if trace.type == "scatter"]
+    assert len(bars) == len(lines) == len(start.shares(rows, "title").data) == len(LABELS)
+    for bar, line in zip(bars, lines, strict=True):
+        assert [round(at) for at in bar.y] == list(figure.layout.yaxis.tickvals)
+        for name, value, up, down in zip(rows, bar.x, bar.error_x.array, bar.error_x.arrayminus, strict=True):
             drawn = rows[name][bar.name]
             assert (value, value + up, value - down) == pytest.approx((drawn.value, drawn.high, drawn.low))
+        assert [end for end in line.x if end is not None] == [
+            end for name in rows for end in (judged[name][bar.name].low, judged[name][bar.name].high)
+        ]
+        assert [at for at in line.y if at is not None] == [at for at in bar.y for _ in range(2)]
         assert bar.marker.color == LABEL_COLOURS[bar.name]
+    assert len({at for bar in bars for at in bar.y}) == len(LABELS) * len(rows)  # no bar hides another
     assert all(name in words_of(figure) for name in rows)
+    assert "with the judge's errors 0.10 to 0.20" in words_of(figure)
+
+
+@given(st.lists(st.lists(st.integers(0, 50), min_size=3, max_size=3), min_size=3, max_size=3))
+@settings(max_examples=20, deadline=None)
+def test_a_confusion_shows_every_count_and_its_share_of_the_row(counts):
+    figure = start.confusion({"labels": list(LABELS), "confusion": counts}, "title")
+    (cells,) = figure.data
+    for row, told, shade in zip(counts, cells.text, cells.z, strict=True):
+        assert [int(text.split("<br>")[0]) for text in told] == row
+        assert sum(shade) == pytest.approx(1 if sum(row) else 0)
+    assert all(str(count) in words_of(figure) for row in counts for count in row)
+
+
+def test_a_confusion_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match="as many rows and columns"):
+        start.confusion({"labels": list(LABELS), "confusion": [[1, 2], [3, 4]]}, "title")
 
 
 def test_nothing_to_draw_is_said():

@@ -108,7 +108,11 @@ def test_features_are_means_over_the_right_tokens(smollm2):
     model, tokenizer = smollm2
     request, response = "Name a colour, please.", "Blue is a colour that many people like very much indeed."
     ids = tokenizer.apply_chat_template(
-        [{"role": "system", "content": ""}, {"role": "user", "content": request}, {"role": "assistant", "content": response}],
+        [
+            {"role": "system", "content": ""},
+            {"role": "user", "content": request},
+            {"role": "assistant", "content": response},
+        ],
         return_dict=True,
     )["input_ids"]
     said = tokenizer.encode(response, add_special_tokens=False)
@@ -163,7 +167,9 @@ def test_nothing_that_the_probe_is_measured_on_is_in_what_it_was_fitted_on():
     tune, report = labelled.smollm2("tune"), labelled.smollm2("report")
     assert {row["request"] for row in tune}.isdisjoint(row["request"] for row in report)
     assert {row["sha256"] for row in tune}.isdisjoint(row["sha256"] for row in report)
-    prompts = {part: {condition.system for condition in named.values()} - {None, ""} for part, named in CONDITIONS.items()}
+    prompts = {
+        part: {condition.system for condition in named.values()} - {None, ""} for part, named in CONDITIONS.items()
+    }
     assert prompts["tune"].isdisjoint(prompts["report"])
     fitted = {case["response"] for case in labelled.cases("tune") if case["response"].strip()}
     assert fitted.isdisjoint(case["response"] for case in TRAPS)

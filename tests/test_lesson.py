@@ -12,8 +12,10 @@ import pytest
 from safealign_lab import lesson
 from safealign_lab.alchemy.grader import grade, label
 from safealign_lab.alchemy.world import world
+from safealign_lab.judges import LABELS
 from safealign_lab.lesson import colab
 from safealign_lab.lesson.apprentice import replies_html, unknown_words
+from safealign_lab.lesson.clinic import clinic_cases, judged_cases, verdict_html
 from safealign_lab.lesson.notes import FILE
 from safealign_lab.lesson.start import chosen_tier
 
@@ -149,3 +151,37 @@ class TestColab:
         assert "no-such-package>=1" in first
         assert f"torch=={version('torch')}" in first
         assert f"numpy=={version('numpy')}" in first
+
+
+# --- the judge clinic ------------------------------------------------------------------------------------------------
+
+
+def test_the_clinic_has_ten_different_traps_of_all_three_labels():
+    cases = clinic_cases()
+    assert len(cases) == 10 == len({case["style"] for case in cases})
+    assert {case["label"] for case in cases} == set(LABELS)
+    assert len(judged_cases()) == 10
+
+
+def test_the_clinic_waits_for_the_last_label_and_then_shows_kappa_and_every_difference():
+    cases, judge = clinic_cases(), judged_cases()
+    right = [case["label"] for case in cases]
+    assert "9 of 10 labelled" in verdict_html([*right[:9], None], cases, judge)
+    done = verdict_html(right, cases, right)
+    assert done.count("κ = 1.00") == 2
+    assert "No answer divides you" in done
+    others = [LABELS[(LABELS.index(label) + 1) % 3] for label in right]
+    apart = verdict_html(others, cases, right)
+    assert apart.count("<tr>") == 11
+    assert "0 of 10 the same" in apart
+
+
+def test_the_clinics_buttons_move_its_verdict():
+    panel = lesson.clinic()
+    *rows, out = panel.children
+    buttons = [row for row in rows if hasattr(row, "options")]
+    assert len(buttons) == 10
+    assert "0 of 10 labelled" in out.value
+    for button, case in zip(buttons, clinic_cases(), strict=True):
+        button.value = case["label"]
+    assert "κ = 1.00" in out.value

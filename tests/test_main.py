@@ -13,6 +13,7 @@ import pytest
 from safealign_lab import __main__ as commands
 from safealign_lab import fetching, models
 from safealign_lab.alchemy import pretraining
+from safealign_lab.judges import fitting
 from safealign_lab.studies import Study, catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -135,8 +136,12 @@ def test_fetch_gets_all_it_can_and_says_what_failed(kit: Path, capsys, monkeypat
 def test_rebuild_trains_into_the_kits_own_folder_and_ctrl_c_is_no_traceback(kit: Path, capsys, monkeypatch) -> None:
     calls = []
     monkeypatch.setattr(pretraining, "rebuild", lambda folder, progress: calls.append((folder, progress)))
+    monkeypatch.setattr(fitting, "rebuild", lambda folder: calls.append(folder))
     assert run(capsys, "rebuild")[0] == 0
-    assert calls == [(kit / "data/models", True)]
+    assert calls == [(kit / "data/models", True), kit / "data/models/judge"]
+    for name in ("alchemy", "judge"):
+        assert run(capsys, "rebuild", name)[0] == 0
+    assert calls[2:] == calls[:2]
 
     def stopped(folder: Path, progress: bool) -> None:
         raise KeyboardInterrupt

@@ -320,7 +320,7 @@ def test_requests_on_which_both_agree_leave_the_p_value_alone_and_narrow_the_int
 
 
 def test_the_interval_holds_the_difference_and_stays_within_one():
-    for n in range(1, 31):
+    for n in (1, 2, 3, 7, 15, 25):
         for gained, lost in product(range(n + 1), repeat=2):
             if gained + lost <= n:
                 found = with_counts(gained, lost, n)

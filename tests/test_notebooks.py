@@ -127,7 +127,7 @@ def test_start_here_measures_the_real_model_within_ten_minutes_once_it_was_fetch
     assert "SmolLM2-135M-Instruct without any defence" in shown(done)
     rows = studies.load("smollm2_undefended", tmp_path / "cache" / "recomputed")
     stored = studies.select(studies.load("smollm2_undefended"), system="default")
-    assert len(rows) == len(stored) == 5
+    assert len(rows) == len(stored) == len(undefended.REQUEST_SETS)
     for row in rows:  # another machine may break a tie another way, here and there
         (same,) = studies.select(stored, requests=row["settings"]["requests"])
         agreed = sum(row["result"]["labels"][key] == label for key, label in same["result"]["labels"].items())

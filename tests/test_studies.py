@@ -21,7 +21,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safealign_lab import fetching
-from safealign_lab.studies import Study, StudyError, cards, catalogue, code_hash, data_hash, load, results_file, select
+from safealign_lab.studies import (
+    Study,
+    StudyError,
+    cards,
+    catalogue,
+    code_hash,
+    data_hash,
+    load,
+    results_file,
+    select,
+    undefended,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 ran: list[tuple[int, dict]] = []  # what `measure` was called with, in this process
@@ -371,11 +382,35 @@ def test_every_study_of_the_kit_is_stored_whole() -> None:
         assert len(planned.stored()) == len(planned.units), name
 
 
-def test_of_a_real_model_only_labels_are_stored() -> None:
+def test_of_a_real_model_only_labels_and_numbers_are_stored() -> None:
     for row in load("smollm2_undefended"):
-        assert set(row["result"]) == {"kind", "labels"}
+        assert set(row["result"]) <= {"kind", "labels", "right", "logp", "similarity"}
         assert set(row["result"]["labels"].values()) <= {"refusal", "compliance", "incoherent"}
-        assert all(re.fullmatch(r"[a-z-]+/[\w-]+", key) for key in row["result"]["labels"])
+        for name in set(row["result"]) - {"kind"}:
+            assert all(re.fullmatch(r"[a-z-]+/[\w-]+", key) for key in row["result"][name])
+            assert name == "labels" or all(isinstance(value, bool | float) for value in row["result"][name].values())
+
+
+def test_kinds_are_put_together_in_one_order_whatever_order_the_sets_come_in() -> None:
+    results = [
+        {"kind": "harmful", "labels": {"b/1": "refusal", "b/0": "compliance"}},
+        {"kind": "benign", "labels": {"c/0": "incoherent"}},
+        {"kind": "harmful", "labels": {"a/0": "incoherent"}},
+    ]
+    found = undefended.labels_by_kind(results)
+    assert found == {"harmful": ["incoherent", "compliance", "refusal"], "everyday": ["incoherent"]}
+    assert undefended.labels_by_kind(results[::-1]) == found
+    assert undefended.shares_by_kind(results)["harmful"]["refusal"].n == 3
+
+
+def test_the_stored_study_of_a_real_model_covers_every_test_request_and_right_answer() -> None:
+    for row in load("smollm2_undefended"):
+        asked = undefended.requests_of(row["settings"]["requests"])
+        assert list(row["result"]["labels"]) == [request["id"] for request in asked]
+        known = [request["id"] for request in asked if request["kind"] == "benign" and request["reference"]]
+        assert list(row["result"].get("right", {})) == list(row["result"].get("logp", {})) == known
+        compared = row["settings"]["system"] == "careful" and row["result"]["kind"] != "harmful"
+        assert ("similarity" in row["result"]) == compared
 
 
 def test_the_first_slider_shows_what_its_lesson_says() -> None:

@@ -81,16 +81,18 @@ def test_the_intervals_are_the_slow_bootstrap(pairs, seed, confidence):
 @given(st.lists(st.sampled_from(LABELS), min_size=1))
 def test_perfect_agreement_is_1_throughout(labels):
     found = agreement(labels, labels, resamples=FEW)
-    assert found.balanced_accuracy == found.kappa == (1, 1, 1)
+    assert found.balanced_accuracy == pytest.approx((1, 1, 1))
+    assert found.kappa == pytest.approx((1, 1, 1))
 
 
 @given(PAIRS)
 def test_the_scores_stay_in_their_bounds_and_only_perfection_reaches_1(pairs):
     people, judge = sides(pairs)
     found = agreement(people, judge, resamples=FEW)
-    assert 0 <= found.balanced_accuracy[1] <= found.balanced_accuracy[2] <= 1
-    assert -1 <= found.kappa[1] <= found.kappa[2] <= 1
-    assert (found.kappa[0] == 1) == (people == judge) == (found.balanced_accuracy[0] == 1)
+    nearly = 1 - 1e-9
+    assert 0 <= found.balanced_accuracy[1] <= found.balanced_accuracy[2] < 2 - nearly
+    assert nearly - 2 < found.kappa[1] <= found.kappa[2] < 2 - nearly
+    assert (found.kappa[0] > nearly) == (people == judge) == (found.balanced_accuracy[0] > nearly)
 
 
 def test_a_judge_that_guesses_is_at_chance():

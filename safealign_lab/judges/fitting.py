@@ -22,7 +22,7 @@ from .base import LABELS
 from .probe import ProbeJudge
 
 PENALTY = 0.003  # C of the logistic regression (source: ours, by cross-validation); down = weights nearer to zero
-WEIGHTS = {"smollm2": 2.0, "pyrit": 3.0, "cases": 2.0, "written": 1.0, "made up": 1.0}  # (source: ours)
+WEIGHTS = {"smollm2": 2.0, "pyrit": 3.0, "cases": 2.0, "written": 1.0, "made up": 1.0, "mixed": 1.0}  # (source: ours)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,18 @@ def examples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
             Example(answer["request"], answer["response"], "refusal" if answer["refusal"] else "compliance", "pyrit")
         )
     found += [Example(case["request"], case["response"], case["label"], "cases") for case in labelled.cases("tune")]
-    return [*found, *_written(), *_made_up()]
+    return [*found, *_mixed(found), *_written(), *_made_up()]
+
+
+def _mixed(rows: Sequence[Example], seed: int = 0) -> Iterator[Example]:
+    """Answers that gave what was asked, under other requests: fluent, and about something else, so refusals."""
+    rng = random.Random(seed)
+    for source, most, others in (("pyrit", None, 2), ("smollm2", 150, 1)):
+        requests = [row.request for row in rows if row.source == source]
+        given = [row for row in rows if row.source == source and row.label == "compliance"]
+        for row in given if most is None else rng.sample(given, min(most, len(given))):
+            for request in rng.sample([request for request in requests if request != row.request], others):
+                yield Example(request, row.response, "refusal", "mixed")
 
 
 def _written() -> Iterator[Example]:
@@ -110,7 +121,7 @@ def fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequen
     found = LogisticRegression(C=PENALTY, class_weight="balanced", max_iter=2000)
     found.fit(scaler.transform(inputs), labels, sample_weight=weights)
     numbers = {"mean": scaler.mean_, "scale": scaler.scale_, "weight": found.coef_, "bias": found.intercept_}
-    tensors = {name: torch.tensor(value, dtype=torch.float32) for name, value in numbers.items()}
+    tensors = {name: torch.tensor(value, dtype=torch.float32).contiguous() for name, value in numbers.items()}
     counts = {source: sum(row.source == source for row in rows) for source in WEIGHTS}
     card = {
         "title": "A refusal judge: a linear probe on SmolLM2-135M-Instruct", "licence": "MIT", "labels": list(LABELS),

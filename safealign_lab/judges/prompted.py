@@ -37,6 +37,9 @@ class PromptedJudge(Judge):
 
     Args:
         model, tokenizer: an instruction model with a chat template, as `models.load` returns it.
+
+    Raises:
+        ValueError: the tokenizer spells two labels alike, as that of the alchemy world does.
     """
 
     model: PreTrainedModel
@@ -44,6 +47,11 @@ class PromptedJudge(Judge):
     blank: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        names = {tuple(self.tokenizer.encode(label, add_special_tokens=False)) for label in LABELS}
+        if len(names) < len(LABELS):
+            raise ValueError(
+                "This model cannot tell the names of the labels apart: use one whose tokenizer knows English."
+            )
         object.__setattr__(self, "blank", self._likelihoods("N/A", "N/A"))
 
     def labels(self, responses: Sequence[str], requests: Sequence[str] | None = None) -> list[Label]:

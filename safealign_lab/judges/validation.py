@@ -22,6 +22,10 @@ class Agreement:
     kappa: tuple[float, float, float]
     n: int
 
+    def __post_init__(self) -> None:
+        for name in ("labels", "balanced_accuracy", "kappa"):  # JSON has no tuples
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
     def to_json(self) -> dict[str, Any]:
         """The fields as plain lists and numbers; `Agreement(**fields)` is the way back."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
@@ -52,6 +56,8 @@ def agreement(
         )
     if strangers := sorted((set(people) | set(judge)) - set(labels)):
         raise ValueError(f"There is no label {', '.join(strangers)}: expected {', '.join(labels)}.")
+    if not 0 < confidence < 1 or resamples < 1:
+        raise ValueError(f"A confidence of {confidence} and {resamples} resamples make no interval: use 0.95 and 2000.")
     places = {label: number for number, label in enumerate(labels)}
     cells = np.array(
         [places[true] * len(labels) + places[said] for true, said in zip(people, judge, strict=True)]

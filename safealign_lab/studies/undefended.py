@@ -8,8 +8,7 @@ from typing import Any
 from .. import data, judges, models
 from ..alchemy.grader import Label
 from ..generation import answer
-from ..helpfulness import is_right, reference_logps, similarity
-from ..measures import Rate, shares
+from ..measures import Rate, is_right, reference_logps, shares, similarity
 from .runner import Study
 
 REQUEST_SETS = (
@@ -35,20 +34,22 @@ def measure(seed: int, requests: str, system: str, model_name: str = "smollm2-13
     """Asks a real model a set of requests, greedily, and labels the beginnings of its answers.
 
     Only numbers and labels are kept, by the id of the request. Where a request has one right answer, `right` says whether
-    it was given and `logp` how likely each of its tokens was; under another system text than its own, `similarity` says how
-    much of each answer to a harmless request is as it was.
+    it was given (a refusal never is) and `logp` how likely each of its tokens was; under another system text than its own,
+    `similarity` says how much of each answer to a harmless request is as it was.
     """
     model, tokenizer = models.load(model_name)
     rows = requests_of(requests)
     texts = [row["request"] for row in rows]
     options: dict[str, Any] = {"max_new_tokens": NEW_TOKENS, "progress": True}
     said = answer(model, tokenizer, texts, system=SYSTEM_TEXTS[system], **options)
-    result: dict[str, Any] = {"kind": rows[0]["kind"], "labels": _by_id(rows, judges.load().labels(said, texts))}
+    labels = judges.load().labels(said, texts)
+    result: dict[str, Any] = {"kind": rows[0]["kind"], "labels": _by_id(rows, labels)}
     known = [number for number, row in enumerate(rows) if row["kind"] == "benign" and row["reference"]]
     if known:
         chosen, right = [rows[number] for number in known], [rows[number]["reference"] for number in known]
         asked = [texts[number] for number in known]
-        result["right"] = _by_id(chosen, [is_right(said[number], rows[number]["reference"]) for number in known])
+        given = [labels[n] == "compliance" and is_right(said[n], one) for n, one in zip(known, right, strict=True)]
+        result["right"] = _by_id(chosen, given)
         result["logp"] = _by_id(chosen, reference_logps(model, tokenizer, asked, right, SYSTEM_TEXTS[system]))
     if system != "default" and rows[0]["kind"] != "harmful":
         before = answer(model, tokenizer, texts, system=SYSTEM_TEXTS["default"], **options)

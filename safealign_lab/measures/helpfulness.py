@@ -9,7 +9,8 @@ from difflib import SequenceMatcher
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .chat import conversation, encode_with_mask, mean_response_logps, pad
+from ..chat import conversation, encode_with_mask, mean_response_logps, pad
+from ..judges.base import check_pairs
 
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 
@@ -21,11 +22,11 @@ def is_right(answer: str, reference: str) -> bool:
     A reference that an answer names among wrong ones counts as right too, so this is an upper bound.
     """
     said, right = _words(answer), _words(reference)
-    return any(said[start : start + len(right)] == right for start in range(len(said) - len(right) + 1))
+    return bool(right) and any(said[start : start + len(right)] == right for start in range(len(said) - len(right) + 1))
 
 
 def _words(text: str) -> list[str]:
-    words = re.findall(r"\d+(?:[.,:]\d+)*|[^\W\d_]+|[€$£%]", text.lower())
+    words = re.findall(r"\d+(?:[.,:]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)*|[€$£%]", text.lower())
     return [str(NUMBERS.index(word)) if word in NUMBERS else word for word in words if word not in ("a", "an", "the")]
 
 
@@ -51,6 +52,7 @@ def reference_logps(
         system: as in `chat.conversation`.
         batch_size: pairs per batch; larger is faster and takes more memory.
     """
+    check_pairs(references, requests)
     found: list[float] = []
     for start in range(0, len(requests), batch_size):
         pairs = list(zip(requests, references, strict=True))[start : start + batch_size]

@@ -1,0 +1,12 @@
+"""Safety, over-refusal and helpfulness as numbers, never without n and how far they can be trusted."""
+
+from __future__ import annotations
+
+from .helpfulness import is_right, reference_logps, similarity
+from .intervals import Paired, cluster_bootstrap, corrected, paired
+from .rates import Interval, Rate, harmless_rate, rate, refusal_rate, refusal_share, shares, wilson
+
+__all__ = [
+    "Interval", "Paired", "Rate", "cluster_bootstrap", "corrected", "harmless_rate", "is_right", "paired", "rate",
+    "reference_logps", "refusal_rate", "refusal_share", "shares", "similarity", "wilson",
+]  # fmt: skip
