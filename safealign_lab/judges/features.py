@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..chat import conversation, encode, encode_with_mask, pad
+from ..chat import Batch, conversation, encode, encode_with_mask, pad
 
 LAYERS = (8, 12, 16, 20)  # of 30; what lies above the last does not run
 REQUEST_TOKENS, RESPONSE_TOKENS = 200, 64
@@ -102,14 +102,36 @@ def _means(
     encoded = [encode_with_mask(tokenizer, conversation(q, "", a)) for q, a in zip(requests, responses, strict=True)]
     header = len(encode(tokenizer, [{"role": "system", "content": ""}], for_answer=False))
     batch = pad([ids for ids, _ in encoded], 0, "right", [mask for _, mask in encoded]).to(trunk.device)
-    states = trunk(**batch.inputs(), output_hidden_states=True, use_cache=False).hidden_states
-    layers = torch.stack([states[layer] for layer in LAYERS], dim=2).float().cpu()  # (B, T, L, D)
+    layers = _states(trunk, batch)  # (B, T, L, D)
     found: list[tuple[Tensor, ...]] = []
     for row, (_, mask) in zip(layers, encoded, strict=True):
         first, last = mask.index(True), len(mask) - 1 - mask[::-1].index(True)  # the last is the end-of-turn token
         response = row[first : max(first + 1, last)]  # (T', L, D)
         found.append((response.mean(dim=0), response[:BEGINNING].mean(dim=0), row[header:first].mean(dim=0)))  # (L, D)
     return found
+
+
+def _states(trunk: PreTrainedModel, batch: Batch) -> Tensor:
+    """What comes out of each layer in `LAYERS`, the last one normalised; (B, T, L, D).
+
+    Hooks of our own: `output_hidden_states` installs its own on the layers, which the copied trunk shares with the model.
+    """
+    seen: dict[int, Tensor] = {}
+    hooks = [
+        trunk.layers[layer - 1].register_forward_hook(lambda _, __, out, layer=layer: seen.update({layer: _first(out)}))
+        for layer in LAYERS[:-1]
+    ]
+    try:
+        last = trunk(**batch.inputs(), use_cache=False).last_hidden_state  # (B, T, D)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack([*(seen[layer] for layer in LAYERS[:-1]), last], dim=2).float().cpu()  # (B, T, L, D)
+
+
+def _first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """A layer's hidden states, whether it returns them alone or with more."""
+    return output if isinstance(output, Tensor) else output[0]
 
 
 def word_counts(response: str, request: str) -> tuple[float, ...]:
