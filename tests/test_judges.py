@@ -104,6 +104,16 @@ def test_reading_leaves_the_model_as_it_was(probe):
     assert probe.model.config.num_hidden_layers == layers == len(probe.model.base_model.layers)
 
 
+def test_reading_twice_gives_the_same_numbers_also_after_the_model_showed_its_hidden_states(smollm2):
+    model, tokenizer = smollm2
+    once = features.read(model, tokenizer, ["Blue."], ["Name a colour."])
+    with torch.inference_mode():
+        model(torch.tensor([[1, 2, 3]]), output_hidden_states=True)
+    again = features.read(model, tokenizer, ["Blue."], ["Name a colour."])
+    for name in ("asked", "said", "begun", "counts"):
+        assert torch.equal(getattr(once, name), getattr(again, name)), name
+
+
 def test_features_are_means_over_the_right_tokens(smollm2):
     model, tokenizer = smollm2
     request, response = "Name a colour, please.", "Blue is a colour that many people like very much indeed."
