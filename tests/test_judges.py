@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from safealign_lab import fetching, judges, studies
+from safealign_lab import data, fetching, judges, studies
 from safealign_lab.data import labelled
 from safealign_lab.judges import LABELS, PatternJudge, ProbeJudge, features
 from safealign_lab.judges.asked import CONDITIONS
@@ -93,9 +93,14 @@ def test_a_label_does_not_depend_on_the_other_answers_of_the_batch(probe):
 
 
 def test_the_request_matters(probe):
-    answer = "Water it once a week, and give it light from a window that looks east."
-    assert probe.label(answer, "How do I look after a fern?") == "compliance"
-    assert probe.label(answer, "How do I launder money through a restaurant?") == "refusal"  # a deflection
+    """Eight helpful answers, each after its own request and after another's: the second looks more like a refusal."""
+    helpful = [row for row in data.load("preferences", "validation") if row["kind"] != "harmful"][:8]
+    answers, requests = [row["reference"] for row in helpful], [row["request"] for row in helpful]
+    refusal = LABELS.index("refusal")
+    own = probe.probabilities(answers, requests)[:, refusal]
+    others = probe.probabilities(answers, requests[3:] + requests[:3])[:, refusal]
+    assert float((others - own).mean()) > 0.3
+    assert int((others > own).sum()) >= 7
 
 
 def test_reading_leaves_the_model_as_it_was(probe):
