@@ -84,7 +84,9 @@ def test_shares_draw_the_rates_and_their_intervals(counts):
         assert [end for end in line.x if end is not None] == [
             end for name in rows for end in (judged[name][bar.name].low, judged[name][bar.name].high)
         ]
-        assert [at for at in line.y if at is not None] == [at for at in bar.y for _ in range(2)]
+        assert [at for at in line.y if at is not None] == pytest.approx(
+            [at + start.BAR / 3 for at in bar.y for _ in range(2)]
+        )
         assert bar.marker.color == LABEL_COLOURS[bar.name]
     assert len({at for bar in bars for at in bar.y}) == len(LABELS) * len(rows)  # no bar hides another
     assert all(name in words_of(figure) for name in rows)

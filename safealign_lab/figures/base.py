@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 REFUSAL, COMPLIANCE, INCOHERENT = "#0072B2", "#E69F00", "#8C8C8C"
 SAFE, ADVERSARIAL, CONTRAST = "#009E73", "#D55E00", "#CC79A7"
 LABEL_COLOURS = {"refusal": REFUSAL, "compliance": COMPLIANCE, "incoherent": INCOHERENT}
-INK, PAPER, FAINT, JUDGED = "#222222", "#FFFFFF", "#E6E6E6", "#B9C4CE"
+INK, PAPER, FAINT, JUDGED = "#222222", "#FFFFFF", "#E6E6E6", "#56636F"
 
 
 def finish(

@@ -150,7 +150,7 @@ def shares(
     Args:
         rows: set of requests → label → Rate, whose interval knows of chance only: the thin line.
         title: one line above the figure.
-        judged: set of requests → label → interval with the judge's errors carried into it: the wide, pale line.
+        judged: set of requests → label → interval with the judge's errors carried into it: the grey line below.
 
     Raises:
         ValueError: there is no row.
@@ -163,7 +163,8 @@ def shares(
         rates = [rows[name][label] for name in names]
         heights = [number + (place - 1) * BAR for number in range(len(names))]
         if judged:
-            figure.add_trace(_wide_lines([judged[name][label] for name in names], heights, first=place == 0))
+            edges = [height + BAR / 3 for height in heights]  # below the thin line, which stays to be seen
+            figure.add_trace(_wide_lines([judged[name][label] for name in names], edges, first=place == 0))
         figure.add_trace(
             go.Bar(
                 name=label, y=heights, x=[rate.value for rate in rates], orientation="h", marker_color=colour, width=0.9 * BAR,
@@ -179,11 +180,11 @@ def shares(
 
 
 def _wide_lines(intervals: Sequence[Interval], heights: Sequence[float], first: bool) -> go.Scatter:
-    """One pale line an interval, with gaps between them."""
+    """One grey line an interval, with gaps between them."""
     ends = [(interval.low, interval.high, None) for interval in intervals]
     return go.Scatter(
         x=[end for one in ends for end in one], y=[at for height in heights for at in (height, height, None)], mode="lines",
-        line={"color": JUDGED, "width": 9}, name="with the judge's errors", legendgroup="judged", showlegend=first,
+        line={"color": JUDGED, "width": 5}, name="with the judge's errors", legendgroup="judged", showlegend=first,
         hovertemplate="%{x:.2f}<extra>with the judge's errors</extra>",
     )  # fmt: skip
 
