@@ -12,15 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from .chat import Batch, EmbeddedBatch, at_least_float32, conversation, encode, pad
+from .chat import Batch, EmbeddedBatch, at_least_float32
 
 ScoreFunction = Callable[[Tensor], Tensor]  # from the logits of all streams (S, B, V) to one score per token (B, V)
 TokenCallback = Callable[[int, int, str], None]  # called with (row, token id, new text) as soon as a token is chosen
@@ -85,7 +83,7 @@ def decode(
     """
     _check(prompt, streams, score, max_new_tokens, temperature, stop)
     answers = _Answers(model, tokenizer, len(prompt.attention_mask) // streams, stop, on_token)
-    reader = _Reader(model, prompt, max_new_tokens)
+    reader = Reader(model, prompt)
     unread = {"input_ids": prompt.input_ids} if isinstance(prompt, Batch) else {"inputs_embeds": prompt.inputs_embeds}
     record: list[tuple[Tensor, Tensor]] = []
     with torch.inference_mode(), _few_rows_quickly(model):
@@ -105,46 +103,6 @@ def decode(
     texts = [answers.text(row)[0] for row in range(len(answers.ids))]
     stored = [torch.stack(tensors, dim=-2) for tensors in zip(*record, strict=True)]  # (B, N, V) and (S, B, N, V)
     return Generation(texts, answers.ids, answers.finished, *stored)
-
-
-def answer(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    requests: Sequence[str],
-    *,
-    system: str | None = None,
-    batch_size: int = 16,
-    max_new_tokens: int = 28,
-    progress: bool = False,
-    **options: Any,
-) -> list[str]:
-    """Answers many requests in batches, in the order in which they were asked.
-
-    Requests of similar length share a batch, so that little is padded; the longest go first, so that a batch too large
-    for the memory fails at once.
-
-    Args:
-        system: the system text for all of them; None and "" as in `chat.conversation`.
-        batch_size: requests per batch. Larger is faster per request and takes more memory.
-        progress: True shows how many requests are left.
-        options: `score`, `temperature`, `generator` and `stop`, as in `decode`.
-
-    Raises:
-        ValueError: where the requests are not a list of strings.
-    """
-    if isinstance(requests, str):
-        raise ValueError("requests must be a list of strings, not one string: write [request]")
-    rows = [encode(tokenizer, conversation(request, system)) for request in requests]
-    order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
-    texts: dict[int, str] = {}
-    with tqdm(total=len(rows), unit="request", disable=not progress) as bar:
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            prompt = pad([rows[index] for index in chosen], tokenizer.pad_token_id or 0).to(model.device)
-            generation = decode(model, tokenizer, prompt, max_new_tokens=max_new_tokens, **options)
-            texts.update(zip(chosen, generation.texts, strict=True))
-            bar.update(len(chosen))
-    return [texts[index] for index in range(len(rows))]
 
 
 def _check(
@@ -170,24 +128,23 @@ def _choose(scores: Tensor, temperature: float, generator: torch.Generator | Non
     return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)  # (B,)
 
 
-class _Reader:
+class Reader:
     """A model half-way through R texts: its cache of keys and values, its attention mask and its positions."""
 
-    def __init__(self, model: PreTrainedModel, prompt: Batch | EmbeddedBatch, room: int) -> None:
+    def __init__(self, model: PreTrainedModel, prompt: Batch | EmbeddedBatch) -> None:
         self.model = model
         self.cache = DynamicCache(config=model.config)
-        self.mask = F.pad(prompt.attention_mask, (0, room), value=1)  # (R, T+N)
+        self.mask = prompt.attention_mask  # (R, T)
         self.position_ids = prompt.position_ids  # (R, T)
-        self.columns = 0
 
     def read(self, unread: dict[str, Tensor], streams: int) -> Tensor:
-        """Reads the next columns and predicts the one after them."""
-        self.columns += self.position_ids.shape[1]
+        """Reads the next columns, first the whole prompt and then one token at a time, and predicts the one after them."""
         output = self.model(
-            **unread, attention_mask=self.mask[:, : self.columns], position_ids=self.position_ids,
+            **unread, attention_mask=self.mask, position_ids=self.position_ids,
             past_key_values=self.cache, use_cache=True, logits_to_keep=1,
         )  # fmt: skip
         self.position_ids = self.position_ids[:, -1:] + 1  # (R, 1)
+        self.mask = F.pad(self.mask, (0, 1), value=1)  # (R, T+1): room for the token that comes next
         return at_least_float32(output.logits[:, -1]).view(streams, -1, output.logits.shape[-1])  # (S, B, V)
 
     def keep(self, rows: list[int]) -> None:

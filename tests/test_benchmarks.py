@@ -1,4 +1,4 @@
-"""How fast the decoding loop is on SmolLM2: batches against single requests, two streams against one.
+"""How fast the decoding loop is on SmolLM2: batches against single requests, the contrast against one stream and guidance.
 
 Measured on one thread in processor time, so that other jobs on the machine do not count. The end token is ruled out, so
 that every answer has the same number of tokens.
@@ -6,15 +6,15 @@ that every answer has the same number of tokens.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from safealign_lab import chat
-from safealign_lab.generation import answer, decode
-from safealign_lab.objectives import combine
+from safealign_lab import chat, contrast
+from safealign_lab.answering import answer
 
 NEW_TOKENS = 28
 THINGS = ["rivers", "bread", "the moon", "chess", "violins", "hills", "tea", "maps", "bees", "glass", "salt", "wind"]
@@ -56,24 +56,46 @@ def test_batched_evaluation_is_four_times_as_fast_as_single_requests(smollm2):
     assert single / batched >= 4, f"{single:.2f} s a request alone, {batched:.2f} s in batches"
 
 
-def test_two_streams_cost_at_most_a_tenth_more_than_plain_greedy_generation(smollm2):
-    model, tokenizer = smollm2
-    end = torch.tensor([tokenizer.eos_token_id])
-    request = "Tell me a story about a dragon."
-    rows = [chat.encode(tokenizer, chat.conversation(request, system)) for system in ("Be careful.", "Obey each wish.")]
-    weights = torch.tensor([1.0, -0.4])
+@pytest.fixture
+def endless(smollm2, monkeypatch):
+    """SmolLM2 without any end token, so that every way of generating says the same number of tokens."""
+    model, tokenizer = smollm2[0], copy.deepcopy(smollm2[1])
+    tokenizer.eos_token = None
+    monkeypatch.setattr(model.generation_config, "eos_token_id", None)
+    return model, tokenizer
 
-    def plain():
-        prompt = chat.pad(rows[:1], tokenizer.pad_token_id)
-        limits = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
-        model.generate(prompt.input_ids, attention_mask=prompt.attention_mask, **limits)
 
-    def contrasted():
-        decode(
-            model, tokenizer, chat.pad(rows, tokenizer.pad_token_id), streams=2, max_new_tokens=NEW_TOKENS,
-            score=lambda stream_logits: combine(stream_logits, weights).index_fill(-1, end, -torch.inf),
-        )  # fmt: skip
+def test_the_contrast_costs_a_tenth_more_than_one_stream_and_half_of_transformers_guidance(endless):
+    model, tokenizer = endless
+    request, systems, alpha = "Tell me a story about a dragon.", ("Be careful.", "Obey each wish."), 0.5
+    rows = [chat.encode(tokenizer, chat.conversation(request, system)) for system in systems]
+    safe, negative = (chat.pad([row], tokenizer.pad_token_id) for row in rows)
+    said = {}
 
-    rounds = [(seconds(plain), seconds(contrasted)) for _ in range(3)]
-    one, two = (min(times) for times in zip(*rounds, strict=True))
-    assert two / one <= 1.1, f"{two:.2f} s for {NEW_TOKENS} tokens of two streams, {one:.2f} s of one"
+    def transformers(name, **options):
+        inputs = {"inputs": safe.input_ids, "attention_mask": safe.attention_mask}
+        output = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, **options)
+        said[name] = output[0, safe.input_ids.shape[1] :].tolist()
+
+    def contrasted(name, **options):
+        said[name] = contrast.generate(
+            model, tokenizer, request, safe=systems[0], adversarial=systems[1], alpha=alpha, plausibility=0.0,
+            max_new_tokens=NEW_TOKENS, **options,
+        ).ids[0]  # fmt: skip
+
+    guidance = {
+        "guidance_scale": contrast.guidance(alpha), "negative_prompt_ids": negative.input_ids,
+        "negative_prompt_attention_mask": negative.attention_mask,
+    }  # fmt: skip
+    ways = {
+        "plain": lambda: transformers("plain"), "guidance": lambda: transformers("guidance", **guidance),
+        "contrast": lambda: contrasted("contrast"), "streams": lambda: contrasted("streams", return_streams=True),
+    }  # fmt: skip
+    ways["plain"]()  # the first call pays for setting things up
+    rounds = [{name: seconds(way) for name, way in ways.items()} for _ in range(3)]
+    least = {name: min(times[name] for times in rounds) for name in ways}
+    assert said["contrast"] == said["streams"] == said["guidance"]
+    assert [len(ids) for ids in said.values()] == [NEW_TOKENS] * 4
+    assert least["contrast"] / least["plain"] <= 1.1, least
+    assert least["contrast"] / least["guidance"] <= 0.55, least
+    assert least["streams"] / least["plain"] <= 1.2, least

@@ -539,7 +539,7 @@ def test_remarks_above_the_labelled_answers_are_skipped_and_an_answer_with_a_has
 
 
 def test_an_unknown_part_is_told(shelf):
-    with pytest.raises(data.DataError, match=r"no part 'test': expected tune, report"):
+    with pytest.raises(data.DataError, match=r"no part 'test': expected one of tune, report"):
         labelled.pyrit("test")
 
 

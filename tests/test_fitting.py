@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import random
+from itertools import combinations
 
 import pytest
 import torch
 
 from safealign_lab import data
+from safealign_lab.answering import answer
 from safealign_lab.data import labelled
 from safealign_lab.judges import LABELS, asked, fitting
 
@@ -20,55 +22,67 @@ def sha(text: str) -> str:
 # --- the answers -----------------------------------------------------------------------------------------------------
 
 
-def test_answers_come_back_in_the_order_of_their_requests_and_begin_with_the_opening(toy):
-    requests = ["take moss and add salt now", "brew", "stir it three times"]
-    condition = asked.Condition(opening="take ale")
-    together = asked.answers(*toy, requests, condition)
-    assert all(text.startswith("take ale") for text in together)
-    assert together == [asked.answers(*toy, [request], condition)[0] for request in requests]
-
-
 def test_subtracting_nothing_is_the_system_text_alone_and_subtracting_something_is_not(toy):
     requests = ["brew venom", "stir it"]
-    alone = asked.answers(*toy, requests, asked.Condition("take moss"))
-    assert asked.answers(*toy, requests, asked.Condition("take moss", "add salt", 0.0)) == alone
-    assert asked.answers(*toy, requests, asked.Condition("take moss", "add salt", 3.0)) != alone
+
+    def said(*fields) -> list[str]:
+        return answer(*toy, requests, **asked.Condition(*fields).options())
+
+    alone = said("take moss")
+    assert said("take moss", "add salt", 0.0) == alone
+    assert said("take moss", "add salt", 3.0) != alone
+    assert all(text.startswith("take ale") for text in said("take moss", "add salt", 0.5, "take ale"))
 
 
 def test_only_answers_that_come_out_as_they_were_read_keep_their_label(toy):
     requests = {"a": "brew venom", "b": "stir it"}
-    name, condition = next(iter(asked.CONDITIONS["tune"].items()))
-    said = dict(zip(requests, asked.answers(*toy, list(requests.values()), condition), strict=True))
+    (part, name), condition = next(iter(asked.conditions().items()))
+    said = dict(zip(requests, answer(*toy, list(requests.values()), **condition.options()), strict=True))
     rows = [
-        {"request": "a", "part": "tune", "condition": name, "sha256": sha(said["a"])},
-        {"request": "b", "part": "tune", "condition": name, "sha256": sha("another answer")},
+        {"request": "a", "part": part, "condition": name, "sha256": sha(said["a"])},
+        {"request": "b", "part": part, "condition": name, "sha256": sha("another answer")},
     ]
     assert list(asked.again(*toy, rows, requests)) == [(rows[0], said["a"])]
 
 
+def test_no_two_parts_ask_under_the_same_prompt_or_opening_except_for_the_models_own():
+    texts = {part: set() for part in ("tune", "validation", "report")}
+    for (part, _), condition in asked.conditions().items():
+        texts[part] |= {condition.system, condition.against, condition.opening} - {None, ""}
+    for one, other in combinations(texts.values(), 2):
+        assert one
+        assert other
+        assert one.isdisjoint(other)
+
+
 def test_every_labelled_answer_names_a_request_and_a_condition_that_there_is():
-    known = fitting.requests_by_id()
+    known = data.by_id()
     rows = labelled.smollm2()
     assert len({row["id"] for row in rows}) == len(rows)
     assert len({(row["request"], row["condition"], row["part"]) for row in rows}) == len(rows)
     for row in rows:
         assert row["request"] in known
-        assert row["condition"] in asked.CONDITIONS[row["part"]]
-        assert len(row["annotators"]) == {"tune": 1, "report": 2}[row["part"]]
+        assert (row["part"], row["condition"]) in asked.conditions()
+        assert len(row["annotators"]) == {"tune": 1, "validation": 2, "report": 2}[row["part"]]
         assert set(row["annotators"]) <= set(LABELS)
 
 
-def test_the_report_part_holds_all_labels_many_conditions_and_third_party_requests_only():
+def test_no_request_of_one_part_is_in_another_and_test_requests_are_not_tuned_on():
+    requests = {part: {row["request"] for row in labelled.smollm2(part)} for part in ("tune", "validation", "report")}
+    for one, other in combinations(requests.values(), 2):
+        assert one.isdisjoint(other)
+    known = data.by_id()
+    assert {known[id]["split"] for id in requests["report"] | requests["validation"]} == {"test"}
+    assert "test" not in {known[id]["split"] for id in requests["tune"]}
+
+
+def test_the_report_part_holds_all_labels_many_conditions_and_requests_of_both_origins():
     rows = labelled.smollm2("report")
     assert len(rows) >= 200
-    assert {row["condition"] for row in rows} == set(asked.CONDITIONS["report"])
+    assert {row["condition"] for row in rows} == {name for part, name in asked.conditions() if part == "report"}
     assert min(sum(row["label"] == label for row in rows) for label in LABELS) >= 40
-    assert {row["request"].partition("/")[0] for row in rows} <= {
-        "uncensorbench",
-        "jailbreakbench",
-        "rho-twins",
-        "rho-borderline",
-    }
+    third_party = [data.card(row["request"].partition("/")[0]).test_only for row in rows]
+    assert min(sum(third_party), len(rows) - sum(third_party)) >= 100
 
 
 def test_a_label_is_what_both_readers_said_or_one_of_the_two():
@@ -78,7 +92,7 @@ def test_a_label_is_what_both_readers_said_or_one_of_the_two():
 
 @pytest.mark.parametrize("load", [labelled.smollm2, labelled.cases, labelled.pyrit])
 def test_an_unknown_part_is_told(load):
-    with pytest.raises(data.DataError, match=r"no part 'train': expected tune, report"):
+    with pytest.raises(data.DataError, match=r"no part 'train': expected one of tune, "):
         load("train")
 
 

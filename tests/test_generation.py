@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from safealign_lab import chat, generation
-from safealign_lab.generation import answer, decode
+from safealign_lab.generation import decode
 
 ROWS = [[3, 11, 5], [8, 2, 30, 21, 6, 13], [25], [9, 4, 17, 17]]
 VOCABULARY = 32
@@ -373,56 +373,6 @@ def test_an_interruption_passes_through_and_leaves_the_model_as_it_was(toy):
     with pytest.raises(KeyboardInterrupt):
         decode(model, tokenizer, chat.pad(ROWS, 0), on_token=interrupt)
     assert not any("forward" in vars(layer) for layer in model.modules())
-
-
-# ---------------------------------------------------------------- many requests
-
-
-REQUESTS = ["what does venom do", "brew", "please brew me a sleep potion", "no", "who are you"]
-
-
-def test_answers_come_in_the_order_of_the_requests(toy):
-    model, tokenizer = toy
-    together = answer(model, tokenizer, REQUESTS, batch_size=2, max_new_tokens=7, system="you are the keeper")
-    for request, text in zip(REQUESTS, together, strict=True):
-        row = chat.encode(tokenizer, chat.conversation(request, "you are the keeper"))
-        assert text == decode(model, tokenizer, chat.pad([row], 0), max_new_tokens=7).texts[0]
-    assert len(set(together)) > 1
-
-
-def test_requests_of_similar_length_share_a_batch(toy, monkeypatch):
-    shapes = []
-
-    def spy(model, tokenizer, prompt, **options):
-        shapes.append((len(prompt.input_ids), int((prompt.attention_mask == 0).sum())))
-        return decode(model, tokenizer, prompt, **options)
-
-    monkeypatch.setattr(generation, "decode", spy)
-    answer(*toy, ["no", "please brew me a", "no", "please brew me a"], batch_size=2, max_new_tokens=1)
-    assert shapes == [(2, 0), (2, 0)], "no row needs padding"
-
-
-def test_answer_passes_options_on(toy):
-    free, cut = (answer(*toy, REQUESTS[:1], max_new_tokens=9, stop=stop)[0] for stop in ([], ["e"]))
-    assert "e" in free
-    assert cut == free[: free.index("e")]
-
-
-def test_answer_shows_progress_only_when_asked(toy, capsys):
-    answer(*toy, REQUESTS, batch_size=2, max_new_tokens=1)
-    assert capsys.readouterr().err == ""
-    answer(*toy, REQUESTS, batch_size=2, max_new_tokens=1, progress=True)
-    assert "5/5" in capsys.readouterr().err
-
-
-def test_no_requests_no_answers(toy):
-    assert answer(*toy, []) == []
-
-
-@pytest.mark.parametrize("requests", ["one string", ["fine", None], [3]])
-def test_requests_that_are_not_strings_are_refused(toy, requests):
-    with pytest.raises(ValueError, match="string"):
-        answer(*toy, requests)
 
 
 # ---------------------------------------------------------------- few rows on a CPU

@@ -1,10 +1,8 @@
-"""What a notebook calls: start, notes, the panel, and Colab's first cell."""
+"""What a notebook calls: start, the panel, the clinic, and Colab's first cell."""
 
 from __future__ import annotations
 
-import json
 import sys
-import threading
 from importlib.metadata import version
 
 import pytest
@@ -16,13 +14,14 @@ from safealign_lab.judges import LABELS
 from safealign_lab.lesson import colab
 from safealign_lab.lesson.apprentice import replies_html, unknown_words
 from safealign_lab.lesson.clinic import clinic_cases, judged_cases, verdict_html
-from safealign_lab.lesson.notes import FILE
-from safealign_lab.lesson.start import chosen_tier
+from safealign_lab.lesson.exercise import exercises
+from safealign_lab.lesson.start import SCRATCH, SECONDS, TIERS, chosen_tier, current
 
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("SAFEALIGN_PROGRESS", str(tmp_path))
+    monkeypatch.setattr(sys.modules["safealign_lab.lesson.start"], "_current", None)
     return tmp_path
 
 
@@ -48,38 +47,39 @@ class TestStart:
         table = {row[""]: row["value"] for row in shown}
         assert (table["tier"], table["running time"], table["torch"]) == ("tiny", "a moment", torch.__version__)
         assert table["device"].startswith(session.device)
+        assert (table["seed"], session.seed) == ("0", 0)
+        assert str(SECONDS["tiny"]) in table["time budget"]
+
+    def test_a_kernel_runs_one_lesson_and_scratch_before_any(self):
+        assert current().lesson == SCRATCH
+        first = lesson.start("00_start_here")
+        assert current() is first
+        second = lesson.start("20_two_streams", tier="small", seed=3)
+        assert current() is second
+        assert (second.tier, second.seed, second.seconds) == ("small", 3, SECONDS["small"])
+        with pytest.raises(ValueError, match="needs its name"):
+            lesson.start(" ")
+        assert current() is second
+        assert set(SECONDS) == set(TIERS)
+
+    def test_it_draws_no_random_number(self):
+        import torch
+
+        before = torch.get_rng_state()
+        lesson.start("00_start_here", seed=7)
+        assert torch.equal(torch.get_rng_state(), before)
 
 
-class TestNotes:
-    def test_what_was_kept_is_there_later_and_the_rest_stays(self):
-        lesson.keep("first_request", "brew me a bitter venom potion")
-        lesson.keep("other", "ein Trank ☠")
-        lesson.keep("first_request", "brew me a dull plague potion")
-        assert lesson.kept("first_request") == "brew me a dull plague potion"
-        assert lesson.kept("other") == "ein Trank ☠"
-        assert lesson.kept("never", "default") == "default"
+def test_no_two_modules_of_exercises_use_a_name_twice():
+    modules = [sys.modules[name] for name in sys.modules if name.startswith("safealign_lab.lesson.exercises.")]
+    known = exercises()
+    assert known
+    for module in modules:
+        assert all(known[exercise.name] is exercise for exercise in module.EXERCISES)
 
-    @pytest.mark.parametrize("damage", [b"{", b"\xff\xfe", b"[1]", b""])
-    def test_damaged_notes_are_set_aside_and_not_lost(self, own_folder, damage):
-        (own_folder / FILE).write_bytes(damage)
-        assert lesson.kept("first_request") == ""
-        lesson.keep("first_request", "again")
-        assert lesson.kept("first_request") == "again"
-        assert (own_folder / FILE).with_suffix(".damaged").read_bytes() == damage
 
-    def test_two_notebooks_at_once_lose_nothing(self, own_folder):
-        workers = [threading.Thread(target=lesson.keep, args=(f"note {i}", str(i))) for i in range(12)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        assert json.loads((own_folder / FILE).read_text()) == {f"note {i}": str(i) for i in range(12)}
-
-    def test_a_folder_that_cannot_be_written_is_named_with_its_remedy(self, own_folder, monkeypatch):
-        (own_folder / "file").write_text("")
-        monkeypatch.setenv("SAFEALIGN_PROGRESS", str(own_folder / "file"))
-        with pytest.raises(OSError, match="set SAFEALIGN_PROGRESS"):
-            lesson.keep("a", "b")
+def test_everything_a_notebook_calls_is_there():
+    assert all(callable(getattr(lesson, name)) for name in lesson.__all__)
 
 
 class TestApprentice:

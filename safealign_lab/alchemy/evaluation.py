@@ -9,7 +9,7 @@ from itertools import product
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..generation import answer
+from ..answering import answer
 from .grader import Label, grade
 from .skills import SKILLS, examples
 from .world import TIERS, Request, World

@@ -15,7 +15,20 @@ from . import own, third_party
 from .own import OPENINGS
 from .schema import FEATURES, SPLITS, Card, DataError, Kind, Row, digest
 
-__all__ = ["FEATURES", "OPENINGS", "SPLITS", "Card", "DataError", "Kind", "Row", "card", "digest", "load", "names"]
+__all__ = [
+    "FEATURES",
+    "OPENINGS",
+    "SPLITS",
+    "Card",
+    "DataError",
+    "Kind",
+    "Row",
+    "by_id",
+    "card",
+    "digest",
+    "load",
+    "names",
+]
 
 
 def names() -> list[str]:
@@ -54,6 +67,11 @@ def load(name: str, split: str | None = None) -> Dataset:
         held = ", ".join(sorted({row["split"] for row in firsts.values()})) or "none at all"
         raise DataError(f"{name!r} has no rows for split={split!r}: expected one of the splits that it has, {held}.")
     return Dataset.from_list(rows, features=FEATURES)
+
+
+def by_id() -> dict[str, Row]:
+    """The rows of all sets in real English, by their ids; errors as in `load`."""
+    return {row["id"]: row for name in _SETS if name != "alchemy" for row in load(name)}
 
 
 def _entry(name: str) -> tuple[Loader, Card]:

@@ -10,15 +10,15 @@ from collections.abc import Iterator, Sequence
 from typing import TypedDict, get_args
 
 from scipy.sparse.csgraph import connected_components
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from .. import fetching
 from ..alchemy.grader import Label
-from .records import from_csv, from_json_lines, texts
+from .records import from_csv, from_json_lines, likeness, texts
 from .schema import DataError, malformed
 from .third_party import wheel_card
 
-PARTS = ("tune", "report")
+PARTS = ("tune", "report")  # by which a judge is made, and on which it is measured, once
+VALIDATION = "validation"  # by which one of several judges is chosen; of SmolLM2's answers alone
 NEAR = 0.5  # up = fewer responses count as one
 PYRIT = wheel_card(
     "pyrit", "PyRIT's refusal scorer evaluation", "answers of several models that people marked as refusals or not",
@@ -68,17 +68,15 @@ def _places(responses: Sequence[str]) -> dict[str, str]:
     each = sorted(set(responses), key=str.split)
     if not each:
         return {}
-    words = TfidfVectorizer(token_pattern=r"[^\W_]+|\S", ngram_range=(1, 2), sublinear_tf=True)
-    vectors = words.fit_transform(each)  # (N, words)
-    _, groups = connected_components((vectors @ vectors.T) >= NEAR, directed=False)
+    _, groups = connected_components(likeness(each, each) >= NEAR, directed=False)
     firsts = {group: text for text, group in zip(reversed(each), reversed(groups), strict=True)}
     odd = {group: hashlib.sha256(" ".join(text.split()).encode()).digest()[0] % 2 for group, text in firsts.items()}
     return {text: PARTS[odd[group]] for text, group in zip(each, groups, strict=True)}
 
 
-def _check_part(part: str | None) -> None:
-    if part not in (None, *PARTS):
-        raise DataError(f"There is no part {part!r}: expected tune, report, or None for both.")
+def _check_part(part: str | None, parts: Sequence[str] = PARTS) -> None:
+    if part not in (None, *parts):
+        raise DataError(f"There is no part {part!r}: expected one of {', '.join(parts)}, or None for all.")
 
 
 def _pyrit_rows() -> Iterator[Answer]:
@@ -121,13 +119,14 @@ def smollm2(part: str | None = None) -> list[Reading]:
     """The readers' labels of SmolLM2's own answers; the answers themselves are made anew (`judges.asked.again`).
 
     Args:
-        part: "tune" (one annotator; the kit's own requests) or "report" (two annotators, differences settled by a third
-            reading before any judge was run; third-party requests and other prompts), None for both.
+        part: "tune" (the kit's own training and validation requests), "validation" (third-party requests and other
+            prompts, two annotators) or "report" (third-party requests and the kit's own test requests, other prompts
+            again, two annotators whose differences a third reading settled before any judge was run); None for all.
 
     Raises:
         DataError: an unknown part, or a malformed row.
     """
-    _check_part(part)
+    _check_part(part, (*PARTS, VALIDATION))
     return [row for row in _own("judge/smollm2.jsonl") if part in (None, row["part"])]  # type: ignore[misc]
 
 
@@ -140,6 +139,6 @@ def cases(part: str | None = None) -> list[Case]:
 def _own(file: str) -> Iterator[dict[str, object]]:
     text = (fetching.data_folder() / file).read_text(encoding="utf-8")
     for record in from_json_lines(f"data/{file}", text):
-        if record.text("label") not in get_args(Label) or record.text("part") not in PARTS:
+        if record.text("label") not in get_args(Label) or record.text("part") not in (*PARTS, VALIDATION):
             raise malformed(record.where, "a label or a part that there is not")
         yield record.fields

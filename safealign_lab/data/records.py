@@ -9,6 +9,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from scipy.sparse import csr_matrix
+from sklearn.feature_extraction.text import TfidfVectorizer
+
 from .. import fetching
 from .schema import malformed
 
@@ -44,6 +47,13 @@ def texts(wheel: str, files: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield file, fetching.member(wheel, file).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise malformed(f"{file}, byte {error.start}", "not UTF-8 text") from error
+
+
+def likeness(rows: Sequence[str], others: Sequence[str]) -> csr_matrix:
+    """How near texts are to each other: the cosine of the TF-IDF vectors of their words and pairs of words; (rows, others)."""
+    words = TfidfVectorizer(token_pattern=r"[^\W_]+", ngram_range=(1, 2), sublinear_tf=True)
+    vectors = words.fit_transform([*rows, *others])  # (rows + others, words)
+    return vectors[: len(rows)] @ vectors[len(rows) :].T  # (rows, others)
 
 
 def from_json(file: str, text: str, columns: Sequence[str]) -> Iterator[Record]:

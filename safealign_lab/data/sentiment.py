@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from typing import TypedDict
 
 from datasets import Dataset, Features, Value
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from .. import fetching
-from .records import from_csv, texts
+from .records import from_csv, likeness, texts
 from .schema import SPLITS, DataError, malformed
 from .third_party import wheel_card
 
@@ -112,11 +111,7 @@ def _split(rows: list[Text]) -> list[Text]:
 
 
 def _far(rows: list[Text], others: list[Text]) -> list[Text]:
-    """The rows that are near to none of the others: many tweets stand in the file again with other marks or a stronger word.
-
-    Two texts are near when the TF-IDF vectors of their words and pairs of words have a cosine of `NEAR` or more.
-    """
-    words = TfidfVectorizer(token_pattern=r"[^\W_]+", ngram_range=(1, 2), sublinear_tf=True)
-    vectors = words.fit_transform(row["text"] for row in [*rows, *others])  # (N, words)
-    closest = (vectors[: len(rows)] @ vectors[len(rows) :].T).max(axis=1).toarray().ravel()  # (N,)
+    """The rows that are near to none of the others: many tweets stand in the file again with other marks or a stronger word."""
+    near = likeness([row["text"] for row in rows], [row["text"] for row in others])  # (rows, others)
+    closest = near.max(axis=1).toarray().ravel()  # (rows,)
     return [row for row, cosine in zip(rows, closest, strict=True) if cosine < NEAR]

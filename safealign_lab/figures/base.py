@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import plotly.graph_objects as go
+
+from ..measures import Rate
 
 # Okabe and Ito's palette: told apart with any kind of colour vision
 REFUSAL, COMPLIANCE, INCOHERENT = "#0072B2", "#E69F00", "#8C8C8C"
@@ -29,3 +34,26 @@ def finish(
         title={"text": title, "x": 0.01, "font": {"size": 16}} if title else None,
     )  # fmt: skip
     return figure
+
+
+def slider(names: Sequence[str], prefix: str) -> dict[str, Any]:
+    """A slider of plotly's own, which needs no kernel: one step for each frame of the figure.
+
+    Args:
+        names: of the frames, in order; they are the steps' labels.
+        prefix: what stands before the label, such as "alpha (α) = ".
+    """
+    still = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
+    return {
+        "currentvalue": {"prefix": prefix, "font": {"size": 15}},
+        "pad": {"t": 40},
+        "steps": [{"label": name, "method": "animate", "args": [[name], still]} for name in names],
+    }
+
+
+def error_bars(rates: Sequence[Rate], colour: str) -> dict[str, Any]:
+    """The intervals of rates as plotly draws them, around their values."""
+    return {
+        "type": "data", "symmetric": False, "color": colour, "thickness": 1.5, "width": 4,
+        "array": [rate.high - rate.value for rate in rates], "arrayminus": [rate.value - rate.low for rate in rates],
+    }  # fmt: skip

@@ -10,7 +10,20 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..measures import Interval, Rate
-from .base import ADVERSARIAL, CONTRAST, FAINT, INK, JUDGED, LABEL_COLOURS, PAPER, REFUSAL, SAFE, finish
+from .base import (
+    ADVERSARIAL,
+    CONTRAST,
+    FAINT,
+    INK,
+    JUDGED,
+    LABEL_COLOURS,
+    PAPER,
+    REFUSAL,
+    SAFE,
+    error_bars,
+    finish,
+    slider,
+)
 
 WORDS_A_ROW = 9
 BAR = 0.27  # the height of a bar where two sets of requests are 1 apart
@@ -121,7 +134,9 @@ def contrast_slider(steps: Sequence[Mapping[str, Any]], request: str) -> go.Figu
     figure.update_xaxes(visible=False, range=[-0.6, WORDS_A_ROW - 0.4], row=1, col=1)
     figure.update_yaxes(visible=False, range=[-rows + 0.4, 0.6], row=1, col=1)
     figure.update_yaxes(range=[0, 1], title="probability", row=2, col=1)
-    figure.update_layout(sliders=[_slider(list(traces))], legend={"orientation": "h", "y": 0.58})
+    figure.update_layout(
+        sliders=[slider(list(traces), "strength of the contrast, alpha (α) = ")], legend={"orientation": "h", "y": 0.58}
+    )
     return finish(figure, _in_words(steps, request), height=560, margin={"l": 60, "r": 20, "t": 50, "b": 50})
 
 
@@ -131,15 +146,6 @@ def _in_words(steps: Sequence[Mapping[str, Any]], request: str) -> str:
     told = [steps[0], *turns] if turns and turns[-1] is steps[-1] else [steps[0], *turns, steps[-1]]
     said = [f"at α = {step['alpha']:.2f} ({step['label']}) “{' '.join(step['tokens'])}”" for step in told]
     return f"Asked “{request}”, the answer is {'; '.join(said)}."
-
-
-def _slider(names: Sequence[str]) -> dict[str, Any]:
-    still = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
-    return {
-        "currentvalue": {"prefix": "strength of the contrast, alpha (α) = ", "font": {"size": 15}},
-        "pad": {"t": 40},
-        "steps": [{"label": name, "method": "animate", "args": [[name], still]} for name in names],
-    }
 
 
 def shares(
@@ -168,8 +174,7 @@ def shares(
         figure.add_trace(
             go.Bar(
                 name=label, y=heights, x=[rate.value for rate in rates], orientation="h", marker_color=colour, width=0.9 * BAR,
-                error_x={"type": "data", "symmetric": False, "array": [rate.high - rate.value for rate in rates],
-                         "arrayminus": [rate.value - rate.low for rate in rates], "color": INK, "thickness": 1.5, "width": 4},
+                error_x=error_bars(rates, INK),
                 customdata=[str(rate) for rate in rates], hovertemplate="%{customdata}<extra>" + label + "</extra>",
             )
         )  # fmt: skip

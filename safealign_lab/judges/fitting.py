@@ -35,17 +35,12 @@ class Example:
     source: str
 
 
-def requests_by_id() -> dict[str, str]:
-    """The text of every real-English request that an answer can be labelled for, by its id."""
-    return {row["id"]: row["request"] for name in data.names() if name != "alchemy" for row in data.load(name)}
-
-
 def examples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
     """Everything that the probe is fitted on; no row of any report part or test split is among it."""
-    asked = requests_by_id()
+    requests = {id: row["request"] for id, row in data.by_id().items()}
     found = [
-        Example(asked[row["request"]], text, row["label"], "smollm2")  # type: ignore[arg-type]
-        for row, text in again(model, tokenizer, labelled.smollm2("tune"), asked)  # type: ignore[arg-type]
+        Example(requests[row["request"]], text, row["label"], "smollm2")
+        for row, text in again(model, tokenizer, labelled.smollm2("tune"), requests)
     ]
     for answer in labelled.pyrit("tune"):  # people said only refusal or not: their others are readable answers
         found.append(

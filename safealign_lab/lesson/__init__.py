@@ -1,14 +1,18 @@
-"""What a notebook calls: start a lesson, ask a model, check an exercise, show a result."""
+"""What a notebook calls: start a lesson, predict, check an exercise, claim a result, show and explore it, see the progress."""
 
 from .apprentice import ask, ask_panel
+from .claim import claim
 from .clinic import clinic
 from .exercise import check, hint, solution
+from .explore import explore
 from .notes import keep, kept
+from .predict import measured, predict
+from .progress import progress
 from .results import results
 from .show import show_figure, show_table, show_text
-from .start import start
+from .start import current, start
 
 __all__ = [
-    "ask", "ask_panel", "check", "clinic", "hint", "keep", "kept", "results", "show_figure", "show_table", "show_text",
-    "solution", "start",
+    "ask", "ask_panel", "check", "claim", "clinic", "current", "explore", "hint", "keep", "kept", "measured", "predict",
+    "progress", "results", "show_figure", "show_table", "show_text", "solution", "start",
 ]  # fmt: skip

@@ -109,8 +109,8 @@ def corrected(
     if groups is None:
         shown = rng.dirichlet([labels.count(label) + 0.5 for label in LABELS], size=resamples)  # (R, K)
     else:
-        _check_groups([0.0] * len(labels), groups)
-        shown = _resampled_shares(labels, groups, resamples, rng)  # (R, K)
+        each = np.array([[label == one for one in LABELS] for label in labels], dtype=float)  # (N, K)
+        shown = _resampled_means(each, groups, resamples, rng)  # (R, K)
     rows = [rng.dirichlet(row + 0.5, size=resamples) for row in counts]  # K of (R, K)
     judged = np.stack(rows, axis=1)  # (R, K, K): true label, judge's label
     true = np.linalg.solve(judged.swapaxes(1, 2), shown[:, :, None])[:, :, 0]  # (R, K)
@@ -118,18 +118,6 @@ def corrected(
     true /= true.sum(axis=1, keepdims=True)
     low, high = np.quantile(true, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)  # (K,) each
     return {label: Interval(float(low[k]), float(high[k]), confidence) for k, label in enumerate(LABELS)}
-
-
-def _resampled_shares(
-    labels: Sequence[Label], groups: Sequence[str], resamples: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """The shares of the labels in resamples of whole groups; (R, K)."""
-    _, members = np.unique(np.asarray(groups), return_inverse=True)  # (N,)
-    counts = np.zeros((members.max() + 1, len(LABELS)))  # (G, K)
-    np.add.at(counts, (members, np.array([LABELS.index(label) for label in labels])), 1)
-    drawn = rng.integers(len(counts), size=(resamples, len(counts)))  # (R, G)
-    sums = counts[drawn].sum(axis=1)  # (R, K)
-    return np.asarray(sums / sums.sum(axis=1, keepdims=True))
 
 
 def cluster_bootstrap(
@@ -153,17 +141,26 @@ def cluster_bootstrap(
             confidence outside (0, 1).
     """
     check_confidence(confidence, resamples)
-    _check_groups(values, groups)
-    _, members = np.unique(np.asarray(groups), return_inverse=True)  # (N,)
-    sums = np.bincount(members, weights=np.asarray(values, dtype=float))  # (G,)
-    sizes = np.bincount(members)  # (G,)
-    drawn = np.random.default_rng(seed).integers(len(sizes), size=(resamples, len(sizes)))  # (R, G)
-    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)  # (R,)
+    columns = np.asarray(values, dtype=float).reshape(-1, 1)  # (N, 1)
+    means = _resampled_means(columns, groups, resamples, np.random.default_rng(seed))  # (R, 1)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high), confidence)
 
 
-def _check_groups(values: Sequence[float], groups: Sequence[str]) -> None:
+def _resampled_means(
+    values: NDArray[np.float64], groups: Sequence[str], resamples: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """The means of the columns of (N, C) values in resamples of whole groups; (R, C)."""
+    _check_groups(values, groups)
+    _, members = np.unique(np.asarray(groups), return_inverse=True)  # (N,)
+    sums = np.zeros((members.max() + 1, values.shape[1]))  # (G, C)
+    np.add.at(sums, members, values)
+    sizes = np.bincount(members)  # (G,)
+    drawn = rng.integers(len(sizes), size=(resamples, len(sizes)))  # (R, G)
+    return np.asarray(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1, keepdims=True))  # (R, C)
+
+
+def _check_groups(values: NDArray[np.float64], groups: Sequence[str]) -> None:
     if len(values) != len(groups):
         raise ValueError(f"There are {len(values)} values and {len(groups)} groups: give one group for each value.")
     if len(set(groups)) < 2:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
-from .. import judges, models
+from .. import data, judges, models
 from ..data import labelled
 from ..judges.asked import again
-from ..judges.fitting import requests_by_id
-from ..judges.validation import agreement
+from ..judges.validation import Agreement, agreement
 from .runner import Study
 
 BINARY = ("refusal", "not a refusal")
@@ -22,23 +23,35 @@ def measure(seed: int, judge: str) -> dict[str, Any]:
         judge: a name that `judges.load` takes.
     """
     reader = judges.load(judge)
-    asked = requests_by_id()
+    known = data.by_id()
     rows = labelled.smollm2("report")
-    same = list(again(*models.load(models.SMOLLM2), rows, asked))  # type: ignore[arg-type]
-    said = reader.labels([text for _, text in same], [asked[row["request"]] for row, _ in same])
+    same = list(again(*models.load(models.SMOLLM2), rows, {id: row["request"] for id, row in known.items()}))
+    asked = [known[row["request"]] for row, _ in same]
+    said = reader.labels([text for _, text in same], [row["request"] for row in asked])
     people = [row["label"] for row, _ in same]
-    harmful = [number for number, (row, _) in enumerate(same) if _is_harmful(row["request"])]
     pairs = labelled.pyrit("report")
     on_pyrit = reader.labels([row["response"] for row in pairs], [row["request"] for row in pairs])
     cases = labelled.cases("report")
     on_cases = reader.labels([case["response"] for case in cases], [case["request"] for case in cases])
     return {
         "smollm2": agreement(people, said, seed=seed).to_json() | {"read": len(rows)},
-        "smollm2_harmful": agreement([people[k] for k in harmful], [said[k] for k in harmful], seed=seed).to_json(),
+        **{f"smollm2_{name}": part.to_json() for name, part in _parts(asked, people, said, seed).items()},
         "pyrit": agreement([BINARY[not row["refusal"]] for row in pairs], [BINARY[label != "refusal"] for label in on_pyrit],
                            BINARY, seed=seed).to_json(),
         "cases": agreement([case["label"] for case in cases], on_cases, seed=seed).to_json(),
         "missed": {case["id"]: label for case, label in zip(cases, on_cases, strict=True) if label != case["label"]},
+    }  # fmt: skip
+
+
+def _parts(asked: Sequence[data.Row], people: Sequence[str], said: Sequence[str], seed: int) -> dict[str, Agreement]:
+    """The agreement on harmful requests alone, on third-party ones and on the kit's own."""
+    chosen = {
+        "harmful": [row["kind"] == "harmful" for row in asked],
+        "third_party": [data.card(row["id"].partition("/")[0]).test_only for row in asked],
+    }
+    chosen["own"] = [not one for one in chosen["third_party"]]
+    return {
+        name: agreement(list(compress(people, keep)), list(compress(said, keep)), seed=seed) for name, keep in chosen.items()
     }  # fmt: skip
 
 
@@ -47,10 +60,6 @@ def people(seed: int) -> dict[str, Any]:
     rows = labelled.smollm2("report")
     first, second = ([row["annotators"][number] for row in rows] for number in range(2))
     return agreement(first, second, seed=seed).to_json()
-
-
-def _is_harmful(request: str) -> bool:
-    return request.startswith(("uncensorbench", "jailbreakbench")) or request.endswith("-harmful")
 
 
 STUDIES = (

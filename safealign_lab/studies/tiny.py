@@ -13,7 +13,8 @@ from ..alchemy import pretraining, sentiment, voices
 from ..alchemy.evaluation import Graded, ask, potion_sets, skill_sets
 from ..alchemy.grader import label
 from ..alchemy.world import Request, world
-from ..generation import Generation, answer, decode
+from ..answering import answer
+from ..generation import Generation, decode
 from ..measures import cluster_bootstrap, rate
 from ..objectives import combine
 from .runner import Study

@@ -1,0 +1,335 @@
+"""The exercises of lesson 20: the contrast in its two forms, the plausible tokens, the batch of two rows, the loop.
+
+Symbols: R rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad as fill
+
+from ...contrast.scores import acd, guided, plausible
+from ..examining import call, expect
+from ..exercise import Exercise, Function
+
+LESSON = "20_two_streams"
+
+
+def left_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Lays rows of token ids below one another so that all end in the last column.
+
+    Returns:
+        `input_ids`, `attention_mask` (1 on real tokens) and `position_ids` (0, 1, 2, … from each row's first real token, and 0
+        on the padding), each (R, T).
+    """
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows])  # (R, T)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])  # (R, T)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)  # (R, T)
+    return ids, mask, positions
+
+
+def contrast_loop(
+    model: Callable[..., Any], input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor,
+    alpha: float, threshold: float, end_id: int, max_new_tokens: int,
+) -> list[int]:  # fmt: skip
+    """Decodes greedily out of two rows, the safe prompt first: each token is the best plausible one by ACD's score.
+
+    The chosen token goes to the end of both rows. Stops at the end token, which is not part of the answer.
+
+    Returns:
+        The new token ids, at most `max_new_tokens` of them.
+    """
+    answer: list[int] = []
+    while len(answer) < max_new_tokens:
+        logits = model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids).logits[
+            :, -1
+        ]  # (2, V)
+        scores = acd(logits[0], logits[1], alpha)  # (V,)
+        scores = scores.masked_fill(~plausible(logits[0], threshold), -math.inf)
+        token = int(scores.argmax())
+        if token == end_id:
+            break
+        answer.append(token)
+        input_ids = torch.cat([input_ids, torch.full((2, 1), token)], dim=1)  # (2, T+1)
+        attention_mask = torch.cat([attention_mask, torch.ones(2, 1, dtype=torch.long)], dim=1)  # (2, T+1)
+        position_ids = torch.cat([position_ids, position_ids[:, -1:] + 1], dim=1)  # (2, T+1)
+    return answer
+
+
+# ---------------------------------------------------------------- the scores
+
+
+def examine_acd(function: Function) -> str | None:
+    """Compares with the formula, number by number, for several strengths and shapes."""
+    for seed, (shape, alpha) in enumerate((((6,), 0.4), ((2, 5), 0.9), ((2, 5), 0.0), ((3, 4), 1.5))):
+        safe, adversarial = _logits(seed, shape)
+        right = _each(1.0, -alpha, safe, adversarial)
+        named = {
+            "The sign is turned around: what A wants is subtracted, so that A's favourites lose.": safe + alpha * adversarial,
+            "The streams are swapped: it subtracts α times the safe stream from the adversarial one.": adversarial - alpha * safe,
+            "It subtracts all of A: α is missing, and with it the knob.": safe - adversarial,
+            "It averages: (1-α)·l_S + α·l_A moves *towards* A.": (1 - alpha) * safe + alpha * adversarial,
+            "It subtracts probabilities: work on the logits as they come.": safe.softmax(-1) - alpha * adversarial.softmax(-1),
+            "That is the guided form, the next exercise. ACD is l_S − α·l_A.": _guided(safe, adversarial, alpha),
+        }  # fmt: skip
+        said = expect(call(function, safe, adversarial, alpha, like=right), right, named, given=f"alpha = {alpha}")
+        if said:
+            return said
+    return None
+
+
+def examine_guided(function: Function) -> str | None:
+    """Compares with the closed form, and asks that α ≥ 1 is refused."""
+    for seed, (shape, alpha) in enumerate((((6,), 0.4), ((2, 5), 0.9), ((2, 5), 0.0))):
+        safe, adversarial = _logits(seed, shape)
+        right = _each(1 / (1 - alpha), -alpha / (1 - alpha), safe, adversarial)
+        named = {
+            "That is ACD as printed: its factors add up to 1 − α, so divide it by 1 − α.": safe - alpha * adversarial,
+            "It takes α itself for the weight: w = α/(1−α).": (1 + alpha) * safe - alpha * adversarial,
+            "It multiplies by 1 − α where it has to divide.": (1 - alpha) * (safe - alpha * adversarial),
+            "The first factor is w; it has to be 1 + w, so that both add up to 1.": (
+                alpha / (1 - alpha) * (safe - adversarial)
+            ),
+            "The streams are swapped: the safe one carries the factor 1 + w.": _guided(adversarial, safe, alpha),
+            "The sign is turned around: A is to be subtracted.": 2 * safe / (1 - alpha) - right,
+        }
+        said = expect(call(function, safe, adversarial, alpha, like=right), right, named, given=f"alpha = {alpha}")
+        if said:
+            return said
+    return None if _refuses_one(function) else (
+        "It takes α = 1, where 1/(1−α) does not exist, and α = 2, where it turns the streams around: raise a ValueError "
+        "unless 0 ≤ α < 1."
+    )  # fmt: skip
+
+
+def _refuses_one(function: Function) -> bool:
+    safe, adversarial = _logits(0, (4,))
+    for alpha in (1.0, 2.0):
+        try:
+            function(safe.clone(), adversarial.clone(), alpha)
+        except ValueError:
+            continue
+        except ZeroDivisionError:
+            return False
+        return False
+    return True
+
+
+def examine_plausible(function: Function) -> str | None:
+    """Compares with probabilities, token by token, on rows of several shapes of distribution."""
+    for seed, (shape, threshold) in enumerate((((8,), 0.1), ((3, 7), 0.5), ((3, 7), 0.0), ((2, 6), 1.0))):
+        safe = 2 * _logits(seed + 10, shape)[0] + 5
+        p = safe.softmax(-1)  # (…, V)
+        best = p.amax(-1, keepdim=True)  # (…, 1)
+        right = torch.stack(
+            [torch.tensor([float(x) >= threshold * float(row.max()) for x in row]) for row in p.view(-1, shape[-1])]
+        )
+        named = {
+            "It compares with the threshold itself: a token has to reach a *share of the largest* probability.": p
+            >= threshold,
+            "It keeps the implausible tokens and drops the others: turn the comparison around.": p < threshold * best,
+            "It compares logits with a share of the largest logit, but logits are logarithms: add log(threshold).": (
+                safe >= threshold * safe.amax(-1, keepdim=True)
+            ),
+            "It leaves the likeliest token out: `>=`, not `>`.": p > threshold * best,
+            "The largest probability is that of the whole batch: take it row by row.": p >= threshold * p.max(),
+        }
+        got = call(function, safe, threshold, like=right.view(shape))
+        said = expect(got, right.view(shape), named, given=f"threshold = {threshold}")
+        if said:
+            return said
+    return None
+
+
+# ---------------------------------------------------------------- the batch and the loop
+
+
+def examine_left_pad(function: Function) -> str | None:
+    """Compares with a loop over the rows, on rows of equal and of unequal length; the padding id also occurs as a token."""
+    for rows in ([[5, 2, 7], [9]], [[4], [3, 0, 8, 1], [6, 6]], [[1, 2], [3, 4]]):
+        right = _slow_left_pad(rows, 0)
+        got = call(function, rows, 0, like=right)
+        names = ("input_ids", "attention_mask", "position_ids")
+        for name, mine, theirs in zip(names, got, right, strict=True):
+            said = expect(mine, theirs, _padding_mistakes(name, rows), given=f"the rows {rows}, {name}")
+            if said:
+                return said
+    return None
+
+
+def _slow_left_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    width = max(map(len, rows))
+    table = torch.full((3, len(rows), width), 0)  # (3, R, T)
+    table[0] = pad_id
+    for number, row in enumerate(rows):
+        for place, token in enumerate(row):
+            column = width - len(row) + place
+            table[:, number, column] = torch.tensor([token, 1, place])
+    return table[0], table[1], table[2]
+
+
+def _padding_mistakes(name: str, rows: list[list[int]]) -> dict[str, Tensor]:
+    ids, mask, _ = _slow_left_pad(rows, 0)
+    width = ids.shape[1]
+    right_ids = torch.stack([fill(torch.tensor(row), (0, width - len(row))) for row in rows])  # (R, T)
+    right_mask = torch.stack(
+        [fill(torch.ones(len(row), dtype=torch.long), (0, width - len(row))) for row in rows]
+    )  # (R, T)
+    return {
+        "input_ids": {"It pads on the right: then a short row ends in padding, and the model would continue that.": right_ids},
+        "attention_mask": {
+            "The mask is 1 on the padding too: the model would read it as text.": torch.ones_like(mask),
+            "The mask is made of the ids, but the padding id may be a token of the text, too.": (ids != 0).long(),
+            "The mask is turned around: 1 marks a real token.": 1 - mask,
+            "The mask marks padding on the right, but the padding stands on the left.": right_mask,
+        },
+        "position_ids": {
+            "The positions count the padding: a row starts at 0 where its text does.": torch.arange(width).expand_as(ids).clone(),
+            "The positions start at 1: count from 0.": mask.cumsum(1),
+            "The positions on the padding are negative: put 0 there.": mask.cumsum(1) - 1,
+        },
+    }[name]  # fmt: skip
+
+
+class _Oracle:
+    """A small causal model without weights to load: the logits of a column depend on every token before it, and its place."""
+
+    def __init__(self, seed: int, vocabulary: int = 12) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.tokens = torch.randn(vocabulary, vocabulary, generator=generator)  # (V, V)
+        self.places = torch.randn(64, vocabulary, generator=generator)  # (64, V)
+        self.logits = torch.empty(0)
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor) -> _Oracle:
+        read = self.tokens[input_ids] * attention_mask[..., None]  # (R, T, V)
+        answer = _Oracle.__new__(_Oracle)
+        answer.logits = (
+            1.5 * read.cumsum(dim=1).tanh() + self.tokens[input_ids] + self.places[position_ids]
+        )  # (R, T, V)
+        return answer
+
+
+_LOOPS = ((0.6, 0.1), (0.6, 0.0), (0.0, 0.1), (0.9, 0.3))  # alpha, threshold
+
+
+def examine_contrast_loop(function: Function) -> str | None:
+    """Compares with a loop that reads each row alone and scores token by token; all mistakes are slow loops, too."""
+    for seed, (alpha, threshold) in enumerate(_LOOPS * 2):
+        model, rows, end = _Oracle(seed), [[1, 2, 3], [4, 5, 6, 7, 8]], 0
+        ids, mask, places = _slow_left_pad(rows, 0)
+        right = _slow_loop(model, rows, alpha, threshold, end)
+        got = call(function, model, ids, mask, places, alpha, threshold, end, 9, like=right)
+        named = {
+            said: _slow_loop(model, rows, alpha, threshold, end, **mistake) for said, mistake in _LOOP_MISTAKES.items()
+        }
+        said = expect(got, right, named, given=f"alpha = {alpha}, threshold = {threshold}")
+        if said:
+            return said
+    return None
+
+
+_LOOP_MISTAKES: dict[str, dict[str, Any]] = {
+    "The end token is part of its answer: stop before you append it.": {"keep_end": True},
+    "It does not stop at the end token.": {"stop": False},
+    "It forgets the plausible tokens: every token may win.": {"limited": False},
+    "The adversarial row never sees the answer: append each token to both rows.": {"both": False},
+    "It follows the safe stream alone: choose by the score.": {"contrasted": False},
+    "It follows the adversarial row: the safe prompt is row 0.": {"swapped": True},
+    "It adds the adversarial stream instead of subtracting it.": {"sign": 1.0},
+    "It makes one token only: go on until the end token, or until there are `max_new_tokens`.": {"limit": 1},
+    "It makes one token too many: stop at `max_new_tokens`.": {"limit": 10},
+}
+
+
+def _slow_loop(
+    model: _Oracle, rows: list[list[int]], alpha: float, threshold: float, end: int, *, limit: int = 9, stop: bool = True,
+    keep_end: bool = False, limited: bool = True, both: bool = True, contrasted: bool = True, swapped: bool = False,
+    sign: float = -1.0,
+) -> list[int]:  # fmt: skip
+    texts, answer = [list(row) for row in (rows[::-1] if swapped else rows)], list[int]()
+    while len(answer) < limit:
+        safe, adversarial = (_last(model, text) for text in texts)
+        best = max(safe)
+        allowed = [not limited or math.exp(one - best) >= threshold for one in safe]
+        scores = [s + sign * alpha * a if contrasted else s for s, a in zip(safe, adversarial, strict=True)]
+        token = max((place for place, ok in enumerate(allowed) if ok), key=scores.__getitem__)
+        if token == end and stop:
+            return [*answer, token] if keep_end else answer
+        answer.append(token)
+        for text in texts if both else texts[:1]:
+            text.append(token)
+    return answer
+
+
+def _last(model: _Oracle, text: list[int]) -> list[float]:
+    ids = torch.tensor([text])  # (1, T)
+    logits: list[float] = model(ids, torch.ones_like(ids), torch.arange(len(text))[None]).logits[0, -1].tolist()
+    return logits
+
+
+# ---------------------------------------------------------------- what they share
+
+
+def _logits(seed: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    safe, adversarial = torch.randn(2, *shape, generator=generator)  # (*shape,) each
+    return 2 * safe, 2 * adversarial
+
+
+def _each(first: float, second: float, safe: Tensor, adversarial: Tensor) -> Tensor:
+    """first · S + second · A, number by number."""
+    pairs = zip(safe.flatten().tolist(), adversarial.flatten().tolist(), strict=True)
+    return torch.tensor([first * one + second * other for one, other in pairs]).view(safe.shape)
+
+
+def _guided(safe: Tensor, adversarial: Tensor, alpha: float) -> Tensor:
+    return (safe - alpha * adversarial) / (1 - alpha)
+
+
+EXERCISES = (
+    Exercise(
+        name="acd", solution=acd, examine=examine_acd, minutes=5, lesson=LESSON,
+        hints=(
+            "Which tokens should win: those that S likes *more than A does*. What happens to a token that both like?",
+            "One line: the safe logits, minus α times the adversarial ones. No softmax anywhere.",
+        ),
+    ),
+    Exercise(
+        name="guided", solution=guided, examine=examine_guided, minutes=8, lesson=LESSON,
+        hints=(
+            "Write down what the two factors of ACD add up to. What do you divide by, so that they add up to 1?",
+            "With w = α/(1−α) the factors are 1 + w and −w. Where does w stop to exist?",
+            "Check first: `if not 0 <= alpha < 1: raise ValueError(...)`, and then one line.",
+        ),
+    ),
+    Exercise(
+        name="plausible", solution=plausible, examine=examine_plausible, minutes=8, lesson=LESSON,
+        hints=(
+            "In probabilities: p ≥ threshold · (largest p of the row). The softmax's denominator is the same on both sides.",
+            "Take logarithms: l ≥ max l + log(threshold). `amax(dim=-1, keepdim=True)` keeps the rows apart.",
+            "log(0) is an error in Python: what has to happen at threshold 0? Everything may pass.",
+        ),
+    ),
+    Exercise(
+        name="left_pad", solution=left_pad, examine=examine_left_pad, minutes=10, lesson=LESSON,
+        hints=(
+            "Three tables of one shape. The width is that of the longest row; the gap stands before the text.",
+            "The mask follows from the rows' lengths, never from the ids: the padding id may be a word of the text.",
+            "Positions: `mask.cumsum(dim=1) - 1` counts real tokens only; what is below 0 is padding.",
+        ),
+    ),
+    Exercise(
+        name="contrast_loop", solution=contrast_loop, examine=examine_contrast_loop, minutes=15, lesson=LESSON,
+        hints=(
+            "One step: logits of both rows in the last column → score → mask → argmax. Then the token goes to both rows.",
+            "All three tables grow by one column: the token, a 1, and the last position plus 1.",
+            "Ask `if token == end_id` before you append, and stop when the answer has `max_new_tokens` tokens.",
+        ),
+    ),
+)  # fmt: skip

@@ -1,0 +1,249 @@
+"""A notebook in JupyterLab as a learner has it: run from the menu, looked at, moved by keyboard and mouse.
+
+Everything that is wrong comes back as a sentence, so that a test can assert that there is none, and another test that a
+notebook made for it has just the faults that were put in.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from lab_server import Lab
+from playwright.sync_api import Browser, Page, Request
+from playwright.sync_api import TimeoutError as Late
+
+SLIDER = ".widget-slider .noUi-handle"
+TALLEST = 16000  # pixels of one screenshot
+
+JS = """
+window.kit = {
+  panel: () => window.jupyterapp?.shell.currentWidget,
+  cells: () => kit.panel().content.widgets.filter((cell) => cell.model.type === "code" && cell.model.sharedModel.source.trim()),
+  idle: () => kit.panel()?.sessionContext?.session?.kernel?.status === "idle",
+  outputs: (cell) => cell.model.outputs.toJSON(),
+  waiting: () => kit.cells().some((cell) => cell.inputArea.promptNode.textContent.includes("*")),
+  failed: () => kit.cells().some((cell) => kit.outputs(cell).some((output) => output.output_type === "error")),
+  ran: () => kit.idle() && !kit.waiting() && (kit.failed() || kit.cells().every((cell) => cell.model.executionCount)),
+  seen: (node) => { const box = node.getBoundingClientRect(); return box.width > 0 && box.height > 0; },
+
+  // for each cell whether its figures and widgets are there: [cell, what, all there]
+  shown: () => kit.cells().flatMap((cell, place) => {
+    const mimes = kit.outputs(cell).flatMap((output) => Object.keys(output.data ?? {})), node = cell.outputArea.node;
+    const plots = mimes.filter((mime) => mime.includes("plotly")).length;
+    const widgets = mimes.filter((mime) => mime.includes("widget-view")).length;
+    const drawn = node.querySelectorAll(".js-plotly-plot .main-svg:first-child").length;
+    const made = node.querySelectorAll(".jp-OutputArea-output > .jupyter-widgets").length;
+    return [[place, "figure", drawn >= plots], [place, "widget", made >= widgets]];
+  }),
+
+  // where everything stands: unchanged when the page is at rest
+  places: () => JSON.stringify([...document.querySelectorAll(".jp-Cell, .main-svg")].map((node) => {
+    const box = node.getBoundingClientRect(); return [box.x, box.y, box.width, box.height].map(Math.round);
+  })),
+  rested: () => {
+    const now = kit.places(), fits = kit.plots().every((plot) => plot._fullLayout?.width <= plot.parentElement.clientWidth);
+    kit.same = fits && now === kit.before ? (kit.same ?? 0) + 1 : 0; kit.before = now;
+    return kit.same >= 4;
+  },
+
+  // of a window that shows the whole notebook: its cells, with the page's own bars above and below
+  height: () => {
+    const cells = kit.panel().content.widgets.map((cell) => cell.node.getBoundingClientRect());
+    return cells.at(-1).bottom - cells[0].top + 160;
+  },
+
+  plots: (root = document) => [...root.querySelectorAll(".js-plotly-plot")].filter(kit.seen),
+  aside: ".slider-container, .slider-group, .hoverlayer, .modebar-container, defs",
+  // what a plot shows, its own slider apart: shapes, words and pictures with their places
+  drawn: (plot) => [...plot.querySelectorAll(".main-svg path, .main-svg text, .main-svg image, .main-svg rect")]
+    .filter((node) => !node.closest(kit.aside))
+    .map((node) => ["d", "x", "y", "width", "height", "transform", "href", "style"].map((key) => node.getAttribute(key)).join() +
+      (node.tagName === "text" ? node.textContent : "")).join("|"),
+  marks: ".trace, .annotation, .shapelayer path, .hm image, .gl-canvas",
+  blank: (plot) => ![...plot.querySelectorAll(kit.marks)].some(kit.seen),
+
+  faults: () => [
+    ...kit.cells().flatMap((cell, place) => kit.outputs(cell).filter((output) => output.output_type === "error")
+      .map((output) => `cell ${place + 1} raised ${output.ename}: ${output.evalue}`)),
+    ...kit.cells().flatMap((cell, place) => cell.model.executionCount ? [] : [`cell ${place + 1} did not run`]),
+    ...kit.shown().filter(([, , there]) => !there).map(([place, what]) => `cell ${place + 1} does not show its ${what}`),
+    ...kit.cells().flatMap((cell, place) => kit.plots(cell.outputArea.node).filter(kit.blank)
+      .map(() => `cell ${place + 1} has a blank figure`)),
+    ...kit.cells().flatMap((cell, place) => [...cell.outputArea.node.textContent.matchAll(/Error displaying widget|Javascript Error/g)]
+      .map((words) => `cell ${place + 1} says ${words}`)),
+    ...[...document.querySelectorAll(".jp-OutputArea [role=alert]")].filter((node) => node.textContent)
+      .map((node) => `a panel says ${node.textContent}`),
+  ],
+
+  // words that reach over the edge of their figure
+  cut: (plot) => {
+    const frame = plot.querySelector(".main-svg").getBoundingClientRect(), slack = 1.5;
+    return [...plot.querySelectorAll(".main-svg text")].filter((node) => {
+      const box = node.getBoundingClientRect();
+      return node.textContent.trim() && box.width && (box.left < frame.left - slack || box.right > frame.right + slack ||
+        box.top < frame.top - slack || box.bottom > frame.bottom + slack);
+    }).map((node) => node.textContent);
+  },
+  // words that stand on other words
+  over: (plot) => {
+    const words = [...plot.querySelectorAll(".main-svg text")].filter((node) => node.textContent.trim() && kit.seen(node))
+      .map((node) => [node.textContent, node.getBoundingClientRect()]);
+    return words.flatMap(([one, a], place) => words.slice(place + 1).filter(([, b]) => {
+      const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+      const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+      return wide > 2 && high > 0.3 * Math.min(a.height, b.height);
+    }).map(([other]) => `${one} / ${other}`));
+  },
+  // outputs that are wider than their cell
+  wide: () => kit.cells().flatMap((cell, place) => [...cell.outputArea.node.querySelectorAll("*")].filter((node) =>
+    kit.seen(node) && !node.closest("svg, .modebar-container") && node.clientWidth && node.scrollWidth > node.clientWidth + 1 &&
+    ["auto", "scroll"].includes(getComputedStyle(node).overflowX))
+    .map((node) => `cell ${place + 1} is ${node.scrollWidth} wide in ${node.clientWidth} pixels`)),
+  misfits: () => [...kit.wide(), ...kit.cells().flatMap((cell, place) => kit.plots(cell.outputArea.node).flatMap((plot) => [
+    ...kit.cut(plot).map((words) => `cell ${place + 1} cuts off “${words}”`),
+    ...kit.over(plot).map((words) => `cell ${place + 1} has words on top of each other: ${words}`)]))],
+};
+"""
+
+
+class NotebookPage:
+    """One notebook, opened in a page of its own.
+
+    Attributes:
+        patience: seconds to wait for what should come soon.
+        console: errors that the page reported so far; none is known to be harmless.
+        outside: addresses beyond this machine that the page asked for, which it must not need.
+    """
+
+    def __init__(self, browser: Browser, lab: Lab, name: str, patience: float = 15) -> None:
+        self.lab, self.name, self.patience = lab, name, patience
+        self.console: list[str] = []
+        self.outside: list[str] = []
+        context = browser.new_context(viewport={"width": 1280, "height": 1000})
+        context.add_init_script(JS)
+        context.route(lambda url: not url.startswith((lab.url, "data:", "blob:")), self._refuse)
+        self.page: Page = context.new_page()
+        self.page.on("console", lambda said: self.console.append(said.text) if said.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.console.append(str(error)))
+        # a workspace of its own, so that no other notebook is opened again with it
+        self.page.goto(f"{lab.url}/lab/workspaces/{Path(name).stem}/tree/{name}?token={lab.token}")
+        if not self.until("window.kit.panel()?.content?.model?.cells && window.kit.idle()", seconds=60):
+            raise AssertionError(f"{name} did not open: {self.page.locator('body').inner_text()[-500:]}")
+        self.page.keyboard.press("Control+b")  # the list of files goes: the notebook has the whole width
+        self.page.wait_for_selector(".jp-FileBrowser", state="hidden")
+
+    def _refuse(self, route: Any, request: Request) -> None:
+        self.outside.append(request.url)
+        route.abort()
+
+    def until(self, condition: str, seconds: float | None = None, given: Any = None) -> bool:
+        """Waits until a condition of the page holds; False where it does not come true in time."""
+        try:
+            self.page.wait_for_function(
+                f"(given) => {condition}", arg=given, timeout=1000 * (seconds or self.patience), polling=100
+            )
+        except Late:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Closes the page and ends its kernel."""
+        kernel = self.page.evaluate("kit.panel().sessionContext.session?.kernel?.id")
+        self.page.context.close()
+        if kernel:
+            self.lab.ask(f"api/kernels/{kernel}", method="DELETE")
+
+    def run(self, seconds: float = 120) -> None:
+        """Runs all cells from the menu, and waits until the kernel is idle and all is drawn that will be."""
+        self.page.get_by_role("menuitem", name="Run", exact=True).click()
+        self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        self.until("kit.ran()", seconds)
+        self.until("kit.shown().every(([, , there]) => there)")
+        self.unfold()
+
+    def unfold(self, width: int | None = None) -> None:
+        """Makes the window as tall as the notebook, so that all of it is laid out, and waits until nothing moves any more."""
+        size = dict(self.page.viewport_size or {})
+        size["width"] = width or size["width"]
+        for _ in range(5):
+            self.page.set_viewport_size(size)
+            self.until("kit.rested()", seconds=5)
+            more = math.ceil(self.page.evaluate("kit.height() - innerHeight"))
+            if more <= 0 or size["height"] == TALLEST:
+                return
+            size["height"] = min(TALLEST, size["height"] + more)
+
+    def faults(self) -> list[str]:
+        """What went wrong while it ran: errors, cells that did not run, what is not shown or blank, and the console."""
+        found = self.page.evaluate("kit.faults()")
+        idle = [] if self.page.evaluate("kit.idle()") else ["the kernel is not idle"]
+        return [
+            *found,
+            *idle,
+            *(f"console: {said}" for said in self.console),
+            *(f"asked for {url}" for url in self.outside),
+        ]
+
+    def misfits(self, width: int) -> list[str]:
+        """What does not fit at a width: outputs that scroll sideways, words cut off or on top of each other."""
+        self.unfold(width)
+        return self.page.evaluate("kit.misfits()")
+
+    def screenshot(self, folder: Path) -> Path:
+        """A picture of the whole notebook, named after it and its width."""
+        file = folder / f"{Path(self.name).stem}_{self.page.viewport_size['width']}.png"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=str(file))
+        return file
+
+    def stuck_sliders(self) -> list[str]:
+        """Moves every slider one step with the arrow keys, and tells which labels or drawings did not follow."""
+        plots = "kit.plots().filter((plot) => plot._fullLayout?.sliders?.length)"
+        label = "document.activeElement.querySelector('.slider-container text, .slider-label').textContent"
+        found = self._press(plots, label, "document.activeElement")
+        handles = f"[...document.querySelectorAll('{SLIDER}')].filter(kit.seen)"
+        label = "document.activeElement.closest('.widget-slider').querySelector('.widget-readout').textContent"
+        return found + self._press(handles, label, "document.activeElement.closest('.jp-OutputArea-output')")
+
+    def _press(self, sliders: str, label: str, picture: str) -> list[str]:
+        """The same for sliders of one kind: where they are, where their labels are, and what they move."""
+        stuck = []
+        drawn = f"kit.plots({picture}.parentElement).map(kit.drawn).join()"
+        for place in range(self.page.evaluate(f"{sliders}.length")):
+            self.page.evaluate(f"{sliders}[{place}].focus()")
+            if not self.page.evaluate(f"document.activeElement === {sliders}[{place}]"):
+                stuck.append(f"slider {place + 1} takes no focus")
+                continue
+            before = self.page.evaluate(f"[{label}, {drawn}]")
+            last = self.page.evaluate("document.activeElement.ariaValueNow === document.activeElement.ariaValueMax")
+            self.page.keyboard.press("ArrowLeft" if last else "ArrowRight")
+            if not self.until(f"{label} !== given", given=before[0]):
+                stuck.append(f"slider {place + 1} keeps its label “{before[0]}”")
+            if before[1] and not self.until(f"{drawn} !== given", given=before[1]):
+                stuck.append(f"slider {place + 1} draws the same at “{self.page.evaluate(label)}”")
+        return stuck
+
+    def drag(self, slider: int, share: float, steps: int = 50) -> str:
+        """Drags a slider of ipywidgets fast along a share of its width, and returns what its label says in the end."""
+        handle = self.page.locator(SLIDER).nth(slider)
+        handle.scroll_into_view_if_needed()
+        box, rail = handle.bounding_box(), self.page.locator(".widget-slider .noUi-base").nth(slider).bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + share * rail["width"], y, steps=steps)
+        self.page.mouse.up()
+        return self.page.locator(".widget-slider .widget-readout").nth(slider).inner_text()
+
+    def value(self, expression: str) -> str:
+        """What an expression is in the kernel."""
+        return self.page.evaluate(
+            """async (said) => {
+              const kernel = kit.panel().sessionContext.session.kernel;
+              const reply = await kernel.requestExecute({code: "", user_expressions: {said}}).done;
+              return reply.content.user_expressions.said.data["text/plain"];
+            }""",
+            expression,
+        )
