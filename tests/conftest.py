@@ -22,6 +22,12 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+@pytest.fixture(autouse=True)
+def own_progress(tmp_path_factory, monkeypatch):
+    """What a learner keeps goes into a folder of the test's own, never into that of whoever runs the tests."""
+    monkeypatch.setenv("SAFEALIGN_PROGRESS", str(tmp_path_factory.mktemp("progress")))
+
+
 TOY_WORDS = (
     "you are the keeper what does venom sleep do brew me a potion no i will not please thanks one two . ? , !".split()
 )

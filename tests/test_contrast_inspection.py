@@ -65,14 +65,16 @@ def test_each_step_says_what_was_wanted_and_who_decided(toy, form):
     assert [step.rejected for step in steps] == [None, None, None, word([RARE]), None]
     assert [step.plausible for step in steps] == [2, 2, 2, 1, 1]
     assert share_limited(steps) == pytest.approx(1 / 5)
+    assert share_limited(steps[2:]) == pytest.approx(1 / 3)
 
 
 def test_probabilities_and_entropy_equal_a_loop_over_the_vocabulary(toy):
-    for alpha, threshold in ((0.5, 0.1), (0.3, 0.0), (1.0, 0.05)):
-        steps = looked_at(toy, alpha=alpha, plausibility=threshold)
+    for alpha, threshold, form in ((0.5, 0.1, "acd"), (0.3, 0.0, "guided"), (1.0, 0.05, "acd"), (0.6, 0.01, "guided")):
+        steps = looked_at(toy, alpha=alpha, plausibility=threshold, form=form)
+        factor = 1 / (1 - alpha) if form == "guided" else 1.0
         for step, (safe, adversarial, token) in zip(steps, SCRIPT, strict=True):
             kept = [place for place in range(32) if safe[place].exp() >= threshold * safe.exp().max()]
-            heights = {place: math.exp(safe[place] - alpha * adversarial[place]) for place in kept}
+            heights = {place: math.exp(factor * (safe[place] - alpha * adversarial[place])) for place in kept}
             shares = {place: height / sum(heights.values()) for place, height in heights.items()}
             assert step.p_safe == pytest.approx(math.exp(safe[token]))
             assert step.p_adversarial == pytest.approx(math.exp(adversarial[token]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 import pytest
@@ -15,6 +16,7 @@ PAIRS = [(name, wrong, words) for name, answers in WRONG_ANSWERS.items() for wro
 
 
 def renamed(function, name):
+    @functools.wraps(function)
     def learners(*arguments, **options):
         return function(*arguments, **options)
 

@@ -287,7 +287,7 @@ def returns_a_tensor(*inputs):
 WRONG_ANSWERS |= {
     "acd": {
         adds_the_adversarial_stream: "sign is turned around",
-        swaps_the_streams: "streams are swapped",
+        swaps_the_streams: "α times the safe stream",
         subtracts_all_of_it: "subtracts all of A",
         averages_the_streams: "It averages",
         subtracts_probabilities: "subtracts probabilities",
@@ -301,7 +301,7 @@ WRONG_ANSWERS |= {
         forgets_the_one: "has to be 1 + w",
         guides_the_other_way: "the safe one carries the factor",
         takes_any_strength: "It takes α = 1",
-        divides_by_nothing: "raise a ValueError",
+        divides_by_nothing: "It divides by nothing at α = 1",
     },
     "plausible": {
         takes_the_threshold_itself: "*share of the largest* probability",
@@ -309,7 +309,7 @@ WRONG_ANSWERS |= {
         takes_a_share_of_the_logit: "logits are logarithms",
         leaves_the_likeliest_out: "leaves the likeliest token out",
         takes_the_batchs_largest: "row by row",
-        returns_probabilities: "True or False",
+        returns_probabilities: "expected True and False",
         takes_the_logarithm_of_nothing: "math domain error",
     },
     "left_pad": {
@@ -320,7 +320,7 @@ WRONG_ANSWERS |= {
         counts_the_padding: "count the padding",
         counts_from_one: "start at 1",
         leaves_positions_negative: "are negative",
-        returns_lists: "tensor",
+        returns_lists: "expected a tensor",
     },
     "contrast_loop": {
         keeps_the_end: "end token is part of its answer",
@@ -331,7 +331,7 @@ WRONG_ANSWERS |= {
         adds_in_the_loop: "adds the adversarial stream",
         makes_one_token: "one token only",
         makes_one_too_many: "one token too many",
-        never_grows: "time",
-        returns_a_tensor: "list",
+        never_grows: "did not come to an end",
+        returns_a_tensor: "expected a list",
     },
 }

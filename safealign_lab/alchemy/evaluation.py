@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -62,10 +63,14 @@ def skill_sets(count: int, seed: int = 0) -> dict[str, list[Request]]:
 
 
 def ask(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], system: str = ""
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[Request],
+    system: str = "",
+    **options: Any,
 ) -> list[Graded]:
-    """Answers each request greedily under a system line, and grades it."""
+    """Answers each request greedily under a system line, and grades it; options as in `answering.answer`."""
     texts = [request.text for request in requests]
-    said = answer(model, tokenizer, texts, system=system, batch_size=BATCH, max_new_tokens=NEW_TOKENS)
+    said = answer(model, tokenizer, texts, system=system, batch_size=BATCH, max_new_tokens=NEW_TOKENS, **options)
     grades = [grade(response, request.reference) for response, request in zip(said, requests, strict=True)]
     return [Graded(request.noun, g.label, g.exact) for request, g in zip(requests, grades, strict=True)]

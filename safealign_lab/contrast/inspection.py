@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -98,3 +98,38 @@ def _step(
 def share_limited(steps: Sequence[Step]) -> float:
     """The share of tokens at which the plausibility limit changed the choice; 0 for an empty answer."""
     return sum(step.rejected is not None for step in steps) / max(1, len(steps))
+
+
+def candidates(
+    tokenizer: PreTrainedTokenizerBase,
+    stream_logits: Tensor,
+    alphas: Sequence[float],
+    plausibility: float = 0.0,
+    top: int = 3,
+) -> list[dict[str, Any]]:
+    """How a growing α shifts one next token: the probabilities of every token that is among the likeliest somewhere.
+
+    Args:
+        stream_logits: (2, V), the safe stream first.
+        alphas: in their order.
+        plausibility: as in `scores.score`.
+        top: how many of either stream's likeliest tokens are followed; the contrast's likeliest is always among them.
+
+    Returns:
+        For each α a mapping: `alpha`, `chosen` (the contrast's likeliest token), `p_safe` (that token's probability in the
+        safe stream), and under `first` the probabilities of all candidates in "safe", "adversarial" and "contrast".
+    """
+    scores = torch.stack([score(stream_logits[:, None], alpha, "acd", plausibility)[0] for alpha in alphas])  # (A, V)
+    chosen = scores.argmax(dim=-1).tolist()
+    ids = list(dict.fromkeys([*stream_logits.topk(top, dim=-1).indices.flatten().tolist(), *chosen]))
+    names = {token: f"{tokenizer.decode([token])!r}"[1:-1] or str(token) for token in ids}
+    safe, adversarial = torch.softmax(stream_logits, dim=-1)  # (V,) each
+
+    def of(probabilities: Tensor) -> dict[str, float]:
+        return {names[token]: float(probabilities[token]) for token in ids}
+
+    return [
+        {"alpha": alpha, "chosen": names[token], "p_safe": float(safe[token]),
+         "first": {"safe": of(safe), "adversarial": of(adversarial), "contrast": of(row.softmax(dim=-1))}}
+        for alpha, token, row in zip(alphas, chosen, scores, strict=True)
+    ]  # fmt: skip

@@ -6,6 +6,8 @@ Symbols: N positions, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
 
 import plotly.graph_objects as go
 import torch
@@ -75,27 +77,32 @@ def _told(probabilities: Tensor, words: Mapping[int, str], alpha: float) -> str:
     return f"At alpha {alpha:.2f}: {'; '.join(told)}."
 
 
-def next_token_slider(
-    stream_logits: Tensor, words: Mapping[int, str], alphas: Sequence[float], plausibility: float = 0.0
-) -> go.Figure:
-    """`next_token` for many α at once; the slider works in the browser alone.
+def next_token_slider(steps: Sequence[Mapping[str, Any]]) -> go.Figure:
+    """How a growing α shifts the next token; the slider works in the browser alone.
 
     Args:
-        stream_logits, words, plausibility: as in `next_token`.
-        alphas: the slider's steps, in their order.
+        steps: of `contrast.candidates`, one for each α.
 
     Raises:
-        ValueError: no step, or as in `next_token`.
+        ValueError: no step.
     """
-    if not alphas:
+    if not steps:
         raise ValueError("There is no α to show: expected at least one.")
-    views = {f"{alpha:.2f}": next_token(stream_logits, words, alpha, plausibility) for alpha in alphas}
-    first, last = next(iter(views.values())), list(views.values())[-1]
-    figure = go.Figure(first)
-    figure.frames = [go.Frame(name=name, data=view.data) for name, view in views.items()]
-    figure.update_layout(sliders=[slider(list(views), "strength of the contrast, alpha (α) = ")])
-    alt = f"A slider over alpha. {first.layout.meta['alt']} {last.layout.meta['alt']}"
-    return finish(figure, alt, height=460, margin={"l": 60, "r": 20, "t": 40, "b": 60})
+    frames = {
+        f"{step['alpha']:.2f}": _bars(
+            [list(row.values()) for row in step["first"].values()], list(step["first"]["safe"])
+        )
+        for step in steps
+    }
+    figure = go.Figure(next(iter(frames.values())))
+    figure.frames = [go.Frame(name=name, data=bars) for name, bars in frames.items()]
+    figure.update_yaxes(range=[0, 1.02], title="probability", gridcolor=FAINT)
+    figure.update_xaxes(type="category")
+    figure.update_layout(barmode="group", legend={"orientation": "h", "y": 1.12})
+    figure.update_layout(sliders=[slider(list(frames), "strength of the contrast, alpha (α) = ")])
+    turns = [steps[0], *(step for before, step in pairwise(steps) if step["chosen"] != before["chosen"])]
+    told = "; ".join(f"from alpha {step['alpha']:.2f} the contrast chooses “{step['chosen']}”" for step in turns)
+    return finish(figure, f"A slider over alpha: {told}.", height=480, margin={"l": 60, "r": 20, "t": 40, "b": 90})
 
 
 def flips(stream_logits: Tensor, alphas: Sequence[float], plausibility: float = 0.1) -> go.Figure:

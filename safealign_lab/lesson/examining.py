@@ -42,7 +42,7 @@ def call(function: Callable[..., Any], *inputs: Any, like: Any = None, **named: 
         function: the learner's.
         inputs, named: its arguments, by place and by name.
         like: a value of the right form: what is returned must have its type, shape and kind of numbers, and be finite where
-            it is. None asks for any value.
+            it is. None, for any value, is right where `expect` follows: it asks for the form too, after the named mistakes.
 
     Raises:
         NotAttempted: it returns `...`, as a blank may.

@@ -17,7 +17,6 @@ from .examining import NotAttempted, Wrong, quoted
 from .guard import TimeIsUp, guarded
 from .notes import Record, record
 from .show import show_text
-from .start import current
 
 Function = Callable[..., Any]
 PASTED = "from __future__ import annotations\n\n\n"  # so that the library's types need no imports in a notebook
@@ -36,7 +35,7 @@ class Exercise:
             likely mistake (or raises it as `examining.Wrong`). It compares with an independent slow form, never with `solution`.
         hints: from a nudge to nearly the answer.
         minutes: planned.
-        lesson: the notebook it belongs to, such as "20_two_streams"; "" stands for the one that runs.
+        lesson: the notebook it belongs to, such as "20_two_streams".
         seconds: that the whole examination may take; more lets a slower function pass, and an endless loop wait longer.
     """
 
@@ -45,7 +44,7 @@ class Exercise:
     examine: Callable[[Function], str | None]
     hints: tuple[str, ...]
     minutes: int
-    lesson: str = ""
+    lesson: str
     seconds: float = SECONDS
 
 
@@ -137,7 +136,7 @@ def solution(name: str) -> None:
 
 def _keep(exercise: Exercise, change: Callable[[Record], Record]) -> None:
     # what is right stays right: nothing that comes after it takes it away
-    lesson = exercise.lesson or current().lesson
+    lesson = exercise.lesson
     blank: Record = {"outcome": BLANK, "attempts": 0, "hints": [], "solution": False}
 
     def _change(old: Record) -> Record:

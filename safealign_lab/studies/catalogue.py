@@ -6,7 +6,9 @@ from importlib import import_module
 
 from .runner import Study
 
-MODULES = tuple(f"safealign_lab.studies.{name}" for name in ("tiny", "judge", "undefended"))
+MODULES = tuple(
+    f"safealign_lab.{name}" for name in ("studies.tiny", "studies.judge", "studies.undefended", "contrast.studies")
+)
 
 
 def catalogue() -> dict[str, Study]:

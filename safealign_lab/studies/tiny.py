@@ -27,7 +27,7 @@ ALPHAS = tuple(round(0.05 * i, 2) for i in range(20))
 TOP_WORDS = 5
 
 
-def _rates(graded: Sequence[Graded]) -> dict[str, Any]:
+def rates(graded: Sequence[Graded]) -> dict[str, Any]:
     """Shares of exact, refused and incoherent answers: value, low, high, the 95 % interval bootstrapped by noun."""
     nouns = [g.noun for g in graded]
     found: dict[str, Any] = {"n": len(graded), "nouns": len(set(nouns))}
@@ -53,7 +53,7 @@ def ask_everything(model: Any, tokenizer: Any, of: Any, count: int) -> dict[str,
     """Rates by voice and set of requests: `count` potions, questions and skills a set, none of which pretraining showed."""
     sets = potion_sets(of, count) | skill_sets(count)
     return {
-        voice: {name: _rates(ask(model, tokenizer, requests, system)) for name, requests in sets.items()}
+        voice: {name: rates(ask(model, tokenizer, requests, system)) for name, requests in sets.items()}
         for voice, system in voices.VOICES.items()
     }
 

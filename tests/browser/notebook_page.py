@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, Request
 from playwright.sync_api import TimeoutError as Late
 
 SLIDER = ".widget-slider .noUi-handle"
-TALLEST = 16000  # pixels of one screenshot
+PICTURE = 1500  # pixels from top to bottom of one screenshot
 
 JS = """
 window.kit = {
@@ -71,29 +71,46 @@ window.kit = {
     ...kit.shown().filter(([, , there]) => !there).map(([place, what]) => `cell ${place + 1} does not show its ${what}`),
     ...kit.cells().flatMap((cell, place) => kit.plots(cell.outputArea.node).filter(kit.blank)
       .map(() => `cell ${place + 1} has a blank figure`)),
-    ...kit.cells().flatMap((cell, place) => [...cell.outputArea.node.textContent.matchAll(/Error displaying widget|Javascript Error/g)]
+    ...kit.cells().flatMap((cell, place) => [...cell.outputArea.node.textContent.matchAll(/Error displaying widget/g)]
       .map((words) => `cell ${place + 1} says ${words}`)),
     ...[...document.querySelectorAll(".jp-OutputArea [role=alert]")].filter((node) => node.textContent)
       .map((node) => `a panel says ${node.textContent}`),
   ],
 
-  // words that reach over the edge of their figure
+  // the part of a plot in which words are shown: axes may cut off what reaches out of them
+  clips: (node) => {
+    const found = [];
+    for (let up = node; up.tagName !== "svg"; up = up.parentElement) {
+      const clip = document.getElementById(up.getAttribute("clip-path")?.match(/#([^'")]+)/)?.[1])?.querySelector("rect");
+      if (!clip) continue;
+      const to = up.getScreenCTM(), left = to.e + to.a * clip.x.baseVal.value, top = to.f + to.d * clip.y.baseVal.value;
+      found.push({left, top, right: left + to.a * clip.width.baseVal.value, bottom: top + to.d * clip.height.baseVal.value});
+    }
+    return found;
+  },
+  out: (a, b) => a.left < b.left - 1.5 || a.right > b.right + 1.5 || a.top < b.top - 1.5 || a.bottom > b.bottom + 1.5,
+  apart: (a, b) => a.right < b.left || a.left > b.right || a.bottom < b.top || a.top > b.bottom,
+  // words that reach over the edge of their figure, or in part over the edge of their axes
   cut: (plot) => {
-    const frame = plot.querySelector(".main-svg").getBoundingClientRect(), slack = 1.5;
+    const frame = plot.querySelector(".main-svg").getBoundingClientRect();
     return [...plot.querySelectorAll(".main-svg text")].filter((node) => {
-      const box = node.getBoundingClientRect();
-      return node.textContent.trim() && box.width && (box.left < frame.left - slack || box.right > frame.right + slack ||
-        box.top < frame.top - slack || box.bottom > frame.bottom + slack);
+      const box = node.getBoundingClientRect(), clips = kit.clips(node);
+      if (!node.textContent.trim() || !box.width || clips.some((clip) => kit.apart(box, clip))) return false;
+      return [frame, ...clips].some((edge) => kit.out(box, edge));
     }).map((node) => node.textContent);
   },
-  // words that stand on other words
+  // words that stand on other words, as far as they are shown
+  box: (node) => kit.clips(node).reduce((box, clip) => ({
+    left: Math.max(box.left, clip.left), right: Math.min(box.right, clip.right),
+    top: Math.max(box.top, clip.top), bottom: Math.min(box.bottom, clip.bottom),
+  }), node.getBoundingClientRect()),
   over: (plot) => {
     const words = [...plot.querySelectorAll(".main-svg text")].filter((node) => node.textContent.trim() && kit.seen(node))
-      .map((node) => [node.textContent, node.getBoundingClientRect()]);
+      .map((node) => [node.textContent, kit.box(node)]);
     return words.flatMap(([one, a], place) => words.slice(place + 1).filter(([, b]) => {
       const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
       const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
-      return wide > 2 && high > 0.3 * Math.min(a.height, b.height);
+      return wide > 2 && high > 0.3 * Math.min(a.bottom - a.top, b.bottom - b.top);
     }).map(([other]) => `${one} / ${other}`));
   },
   // outputs that are wider than their cell
@@ -167,13 +184,14 @@ class NotebookPage:
         """Makes the window as tall as the notebook, so that all of it is laid out, and waits until nothing moves any more."""
         size = dict(self.page.viewport_size or {})
         size["width"] = width or size["width"]
-        for _ in range(5):
+        for _ in range(6):  # what comes into sight takes another height than it was guessed to have
             self.page.set_viewport_size(size)
+            self.page.evaluate("kit.panel().node.querySelector('.jp-WindowedPanel-outer').scrollTo(0, 0)")
             self.until("kit.rested()", seconds=5)
-            more = math.ceil(self.page.evaluate("kit.height() - innerHeight"))
-            if more <= 0 or size["height"] == TALLEST:
+            height = math.ceil(self.page.evaluate("kit.height()"))
+            if height == size["height"]:
                 return
-            size["height"] = min(TALLEST, size["height"] + more)
+            size["height"] = height
 
     def faults(self) -> list[str]:
         """What went wrong while it ran: errors, cells that did not run, what is not shown or blank, and the console."""
@@ -183,7 +201,7 @@ class NotebookPage:
             *found,
             *idle,
             *(f"console: {said}" for said in self.console),
-            *(f"asked for {url}" for url in self.outside),
+            *(f"asked for {url}" for url in dict.fromkeys(self.outside)),
         ]
 
     def misfits(self, width: int) -> list[str]:
@@ -191,12 +209,16 @@ class NotebookPage:
         self.unfold(width)
         return self.page.evaluate("kit.misfits()")
 
-    def screenshot(self, folder: Path) -> Path:
-        """A picture of the whole notebook, named after it and its width."""
-        file = folder / f"{Path(self.name).stem}_{self.page.viewport_size['width']}.png"
+    def screenshots(self, folder: Path) -> list[Path]:
+        """Pictures of the whole notebook from top to bottom, named after it, its width and their place."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=str(file))
-        return file
+        width, height = (self.page.viewport_size or {}).values()
+        files = []
+        for place, top in enumerate(range(0, height, PICTURE), start=1):
+            files.append(folder / f"{Path(self.name).stem}_{width}_{place:02d}.png")
+            clip = {"x": 0, "y": top, "width": width, "height": min(PICTURE, height - top)}
+            self.page.screenshot(path=str(files[-1]), clip=clip)
+        return files
 
     def stuck_sliders(self) -> list[str]:
         """Moves every slider one step with the arrow keys, and tells which labels or drawings did not follow."""

@@ -84,5 +84,6 @@ EXERCISES = (
             "`labels.count('refusal')` counts the ones you want; `len(labels)` counts them all.",
         ),
         minutes=5,
+        lesson="00_start_here",
     ),
 )

@@ -78,7 +78,7 @@ def examine_acd(function: Function) -> str | None:
             "It subtracts probabilities: work on the logits as they come.": safe.softmax(-1) - alpha * adversarial.softmax(-1),
             "That is the guided form, the next exercise. ACD is l_S − α·l_A.": _guided(safe, adversarial, alpha),
         }  # fmt: skip
-        said = expect(call(function, safe, adversarial, alpha, like=right), right, named, given=f"alpha = {alpha}")
+        said = expect(call(function, safe, adversarial, alpha), right, named, given=f"alpha = {alpha}")
         if said:
             return said
     return None
@@ -99,16 +99,14 @@ def examine_guided(function: Function) -> str | None:
             "The streams are swapped: the safe one carries the factor 1 + w.": _guided(adversarial, safe, alpha),
             "The sign is turned around: A is to be subtracted.": 2 * safe / (1 - alpha) - right,
         }
-        said = expect(call(function, safe, adversarial, alpha, like=right), right, named, given=f"alpha = {alpha}")
+        said = expect(call(function, safe, adversarial, alpha), right, named, given=f"alpha = {alpha}")
         if said:
             return said
-    return None if _refuses_one(function) else (
-        "It takes α = 1, where 1/(1−α) does not exist, and α = 2, where it turns the streams around: raise a ValueError "
-        "unless 0 ≤ α < 1."
-    )  # fmt: skip
+    return _takes_one(function)
 
 
-def _refuses_one(function: Function) -> bool:
+def _takes_one(function: Function) -> str | None:
+    """What is wrong with how it meets an α at which the form does not exist."""
     safe, adversarial = _logits(0, (4,))
     for alpha in (1.0, 2.0):
         try:
@@ -116,31 +114,31 @@ def _refuses_one(function: Function) -> bool:
         except ValueError:
             continue
         except ZeroDivisionError:
-            return False
-        return False
-    return True
+            return "It divides by nothing at α = 1: check before you divide, and raise a ValueError that says which α there are."
+        return f"It takes α = {alpha:g}, where 1/(1−α) is no factor to use: raise a ValueError unless 0 ≤ α < 1."
+    return None
 
 
 def examine_plausible(function: Function) -> str | None:
     """Compares with probabilities, token by token, on rows of several shapes of distribution."""
-    for seed, (shape, threshold) in enumerate((((8,), 0.1), ((3, 7), 0.5), ((3, 7), 0.0), ((2, 6), 1.0))):
-        safe = 2 * _logits(seed + 10, shape)[0] + 5
+    for seed, (shape, threshold) in enumerate((((3, 7), 0.3), ((8,), 0.1), ((3, 7), 0.0), ((2, 6), 1.0))):
+        safe = 0.5 * _logits(seed + 10, shape)[0] + 5
         p = safe.softmax(-1)  # (…, V)
         best = p.amax(-1, keepdim=True)  # (…, 1)
         right = torch.stack(
             [torch.tensor([float(x) >= threshold * float(row.max()) for x in row]) for row in p.view(-1, shape[-1])]
         )
         named = {
+            "It leaves the likeliest token out: `>=`, not `>`.": p > threshold * best,
             "It compares with the threshold itself: a token has to reach a *share of the largest* probability.": p
             >= threshold,
             "It keeps the implausible tokens and drops the others: turn the comparison around.": p < threshold * best,
             "It compares logits with a share of the largest logit, but logits are logarithms: add log(threshold).": (
                 safe >= threshold * safe.amax(-1, keepdim=True)
             ),
-            "It leaves the likeliest token out: `>=`, not `>`.": p > threshold * best,
             "The largest probability is that of the whole batch: take it row by row.": p >= threshold * p.max(),
         }
-        got = call(function, safe, threshold, like=right.view(shape))
+        got = call(function, safe, threshold)
         said = expect(got, right.view(shape), named, given=f"threshold = {threshold}")
         if said:
             return said
@@ -224,7 +222,7 @@ def examine_contrast_loop(function: Function) -> str | None:
         model, rows, end = _Oracle(seed), [[1, 2, 3], [4, 5, 6, 7, 8]], 0
         ids, mask, places = _slow_left_pad(rows, 0)
         right = _slow_loop(model, rows, alpha, threshold, end)
-        got = call(function, model, ids, mask, places, alpha, threshold, end, 9, like=right)
+        got = call(function, model, ids, mask, places, alpha, threshold, end, 9)
         named = {
             said: _slow_loop(model, rows, alpha, threshold, end, **mistake) for said, mistake in _LOOP_MISTAKES.items()
         }
