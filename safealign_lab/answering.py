@@ -115,11 +115,11 @@ def _joined(parts: Sequence[Generation], order: Sequence[int], opening: str) -> 
     places = sorted(range(len(order)), key=order.__getitem__)  # the place of each request among the rows
     said = [rows[place] for place in places]
     texts, ids = [opening + part.texts[row] for part, row in said], [part.ids[row] for part, row in said]
-    finished = [part.finished[row] for part, row in said]
+    finished, ends = [part.finished[row] for part, row in said], [part.ends[row] for part, row in said]
     if not parts or parts[0].scores is None:
-        return Generation(texts, ids, finished)
+        return Generation(texts, ids, finished, ends)
     scores, logits = ([getattr(part, name) for part in parts] for name in ("scores", "stream_logits"))
-    return Generation(texts, ids, finished, _level(scores)[places], _level(logits)[:, places])
+    return Generation(texts, ids, finished, ends, _level(scores)[places], _level(logits)[:, places])
 
 
 def _level(tensors: Sequence[Tensor]) -> Tensor:

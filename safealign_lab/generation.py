@@ -32,6 +32,7 @@ class Generation:
         texts: one per request, cut before the stop string if one occurred.
         ids: the new tokens of each request, without the end token.
         finished: True where an end token or a stop string came, False where `max_new_tokens` ran out.
+        ends: the end token of each request, None where its answer ended otherwise.
         scores: (B, N, V) on request. The first `len(ids[b])` steps chose `ids[b]`; one more chose the end token;
             after that a finished row holds NaN.
         stream_logits: (S, B, N, V) on request, filled alike.
@@ -40,6 +41,7 @@ class Generation:
     texts: list[str]
     ids: list[list[int]]
     finished: list[bool]
+    ends: list[int | None]
     scores: Tensor | None = None
     stream_logits: Tensor | None = None
 
@@ -102,7 +104,7 @@ def decode(
             unread = {"input_ids": tokens.repeat(streams)[:, None]}  # (R, 1)
     texts = [answers.text(row)[0] for row in range(len(answers.ids))]
     stored = [torch.stack(tensors, dim=-2) for tensors in zip(*record, strict=True)]  # (B, N, V) and (S, B, N, V)
-    return Generation(texts, answers.ids, answers.finished, *stored)
+    return Generation(texts, answers.ids, answers.finished, answers.ends, *stored)
 
 
 def _check(
@@ -167,6 +169,7 @@ class _Answers:
         self.ids: list[list[int]] = [[] for _ in range(count)]
         self.shown = [0] * count  # characters of each row that the callback has got
         self.finished = [False] * count
+        self.ends: list[int | None] = [None] * count
         self.running = list(range(count))
 
     def take(self, tokens: list[int], last: bool) -> list[int]:
@@ -179,7 +182,9 @@ class _Answers:
 
     def _add(self, row: int, token: int, last: bool) -> None:
         self.finished[row] = token in self.end_ids
-        if not self.finished[row]:
+        if self.finished[row]:
+            self.ends[row] = token
+        else:
             self.ids[row].append(token)
         if self.stop or self.on_token:  # otherwise the text is not needed before the end
             text, stopped = self.text(row)

@@ -135,4 +135,4 @@ def test_pieces_come_with_the_number_of_their_request_and_add_up_to_its_text(toy
 
 
 def test_nothing_asked_gives_an_empty_generation(toy):
-    assert generate(*toy, [], return_scores=True) == Generation([], [], [])
+    assert generate(*toy, [], return_scores=True) == Generation([], [], [], [])

@@ -45,7 +45,8 @@ def scripted(finished: bool = True) -> Generation:
     for place, (safe, adversarial, _) in enumerate(SCRIPT[: len(SCRIPT) if finished else -1]):
         streams[0, 1, place], streams[1, 1, place] = safe, adversarial
     ids = [token for _, _, token in SCRIPT if token != END]
-    return Generation(["", ""], [[OTHER] * 7, ids], [False, finished], streams[0], streams)
+    ends = [None, END if finished else None]
+    return Generation(["", ""], [[OTHER] * 7, ids], [False, finished], ends, streams[0], streams)
 
 
 def looked_at(toy, finished: bool = True, **knobs) -> list[Step]:
@@ -152,7 +153,7 @@ def test_one_text_is_a_list_of_one(talker):
     for request in REQUESTS:
         assert generated(talker, request) == generated(talker, [request])
     assert generated(talker, tuple(REQUESTS)) == generated(talker, REQUESTS)
-    assert generated(talker, []) == Generation([], [], [])
+    assert generated(talker, []) == Generation([], [], [], [])
 
 
 @pytest.mark.parametrize("requests", [[3], ["fine", None]])

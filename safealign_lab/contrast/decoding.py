@@ -6,6 +6,7 @@ Symbols: B requests, R = 2·B rows, P length of a soft prompt, D hidden size, T 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from .. import answering
 from ..answering import Prompt
 from ..chat import Batch, pad
 from ..generation import Generation, Reader, decode
-from .scores import Form, scorer
+from .scores import Form, Score, scorer
 
 
 def generate(
@@ -109,42 +110,46 @@ def custom_generate(
         adversarial, alpha, form, plausibility: as in `ContrastProcessor`.
 
     Returns:
-        A function that gives (B, T+N) token ids as `generate` does: the safe prompt, the answer, and padding.
+        A function that gives (B, T+N) token ids as `generate` does: the safe prompt, the answer with its end token, and padding.
 
     Raises:
         ValueError: an impossible knob; when called, other rows than those of `adversarial`, or settings that would need
             another processor (`top_k`, `repetition_penalty` and the like), which the loop does not know.
     """
-    score = scorer(alpha, form, plausibility)
+    return partial(_contrasted, tokenizer=tokenizer, adversarial=adversarial, score=scorer(alpha, form, plausibility))
 
-    def contrasted(
-        model: PreTrainedModel, input_ids: Tensor, generation_config: GenerationConfig, logits_processor: Sequence[Any] = (),
-        **others: Any,
-    ) -> Tensor:  # fmt: skip
-        if strangers := [
-            type(one).__name__ for one in logits_processor if not isinstance(one, TemperatureLogitsWarper)
-        ]:
-            raise ValueError(
-                f"The contrast's loop does not know {', '.join(strangers)}: leave these settings out (top_k=0)."
-            )
-        if len(input_ids) != len(adversarial.input_ids):
-            raise ValueError(
-                f"{len(input_ids)} rows are to be answered, and {len(adversarial.input_ids)} have an adversarial prompt: "
-                "expected one for each, in the same order, without beams and without num_return_sequences."
-            )
-        mask = others.get("attention_mask")  # (B, T), or None where generate found no padding
-        mask = torch.ones_like(input_ids) if mask is None else mask  # (B, T)
-        rows = [*_unpadded(input_ids, mask), *_unpadded(adversarial.input_ids, adversarial.attention_mask)]
-        filler = tokenizer.pad_token_id or 0
-        said = decode(
-            model, tokenizer, pad(rows, filler).to(model.device), streams=2, score=score,
-            max_new_tokens=generation_config.max_length - input_ids.shape[1],
-            temperature=generation_config.temperature or 1.0 if generation_config.do_sample else 0.0,
-        )  # fmt: skip
-        answers = pad([ids or [filler] for ids in said.ids], filler, side="right").input_ids  # (B, N)
-        return torch.cat([input_ids, answers.to(input_ids)], dim=1)  # (B, T+N)
 
-    return contrasted
+def _contrasted(
+    model: PreTrainedModel, input_ids: Tensor, generation_config: GenerationConfig, logits_processor: Sequence[Any] = (), *,
+    tokenizer: PreTrainedTokenizerBase, adversarial: Batch, score: Score, **others: Any,
+) -> Tensor:  # fmt: skip
+    """What `generate` calls, with the arguments by which it calls every decoding method."""
+    _check_call(input_ids, adversarial, logits_processor)
+    mask = others.get("attention_mask")  # (B, T), or None where generate found no padding
+    mask = torch.ones_like(input_ids) if mask is None else mask  # (B, T)
+    rows = [*_unpadded(input_ids, mask), *_unpadded(adversarial.input_ids, adversarial.attention_mask)]
+    filler = tokenizer.pad_token_id or 0
+    said = decode(
+        model, tokenizer, pad(rows, filler).to(model.device), streams=2, score=score,
+        max_new_tokens=generation_config.max_length - input_ids.shape[1],
+        temperature=generation_config.temperature or 1.0 if generation_config.do_sample else 0.0,
+    )  # fmt: skip
+    new = [ids if end is None else [*ids, end] for ids, end in zip(said.ids, said.ends, strict=True)]
+    answers = pad([row or [filler] for row in new], filler, side="right").input_ids  # (B, N)
+    return torch.cat([input_ids, answers.to(input_ids)], dim=1)  # (B, T+N)
+
+
+def _check_call(input_ids: Tensor, adversarial: Batch, logits_processor: Sequence[Any]) -> None:
+    known = (TemperatureLogitsWarper,)  # decode has its own
+    if strangers := [type(one).__name__ for one in logits_processor if not isinstance(one, known)]:
+        raise ValueError(
+            f"The contrast's loop does not know {', '.join(strangers)}: leave these settings out (top_k=0)."
+        )
+    if len(input_ids) != len(adversarial.input_ids):
+        raise ValueError(
+            f"{len(input_ids)} rows are to be answered, and {len(adversarial.input_ids)} have an adversarial prompt: "
+            "expected one for each, in the same order, without beams and without num_return_sequences."
+        )
 
 
 def _unpadded(input_ids: Tensor, attention_mask: Tensor) -> list[list[int]]:

@@ -67,9 +67,8 @@ def inspect(
     streams = generation.stream_logits[:, number]  # (2, N, V)
     steps = int((~streams[0, :, 0].isnan()).sum())
     streams = streams[:, :steps]  # (2, N, V)
-    said = [*generation.ids[number], tokenizer.eos_token_id][
-        :steps
-    ]  # an end token is chosen, but is not part of the ids
+    end = generation.ends[number]  # chosen, but no part of the ids
+    said = generation.ids[number] + ([] if end is None else [end])
     limited = score(streams, alpha, form, plausibility)  # (N, V)
     free = score(streams, alpha, form, 0.0).argmax(dim=-1)  # (N,)
     kept = plausible(streams[0], plausibility)  # (N, V)
@@ -125,11 +124,9 @@ def candidates(
     names = {token: f"{tokenizer.decode([token])!r}"[1:-1] or str(token) for token in ids}
     safe, adversarial = torch.softmax(stream_logits, dim=-1)  # (V,) each
 
-    def of(probabilities: Tensor) -> dict[str, float]:
-        return {names[token]: float(probabilities[token]) for token in ids}
-
-    return [
-        {"alpha": alpha, "chosen": names[token], "p_safe": float(safe[token]),
-         "first": {"safe": of(safe), "adversarial": of(adversarial), "contrast": of(row.softmax(dim=-1))}}
-        for alpha, token, row in zip(alphas, chosen, scores, strict=True)
-    ]  # fmt: skip
+    steps = []
+    for alpha, token, row in zip(alphas, chosen, scores, strict=True):
+        streams = {"safe": safe, "adversarial": adversarial, "contrast": row.softmax(dim=-1)}  # (V,) each
+        first = {name: {names[one]: float(p[one]) for one in ids} for name, p in streams.items()}
+        steps.append({"alpha": alpha, "chosen": names[token], "p_safe": float(safe[token]), "first": first})
+    return steps

@@ -17,6 +17,7 @@ from .base import (
     INK,
     JUDGED,
     LABEL_COLOURS,
+    LABEL_INKS,
     PAPER,
     REFUSAL,
     SAFE,
@@ -86,13 +87,13 @@ def three_methods() -> go.Figure:
 
 def _words(step: Mapping[str, Any]) -> go.Scatter:
     """The answer's words in rows, and below them what kind of answer it is."""
-    colour = LABEL_COLOURS[step["label"]]
+    colour = LABEL_INKS[step["label"]]
     places = [(i % WORDS_A_ROW, -(i // WORDS_A_ROW)) for i in range(len(step["tokens"]))]
     places.append((0, -1 - (len(places) - 1) // WORDS_A_ROW))
     said = [f"<b>{word}</b>" for word in step["tokens"]] + [f"({step['label']})"]
     return go.Scatter(
         x=[x for x, _ in places], y=[y for _, y in places], text=said, mode="text", hoverinfo="skip", showlegend=False,
-        textfont={"size": 15, "color": colour},
+        textfont={"size": 15, "color": colour}, cliponaxis=False,
     )  # fmt: skip
 
 
@@ -133,9 +134,12 @@ def contrast_slider(steps: Sequence[Mapping[str, Any]], request: str) -> go.Figu
     figure.frames = [go.Frame(name=name, data=data) for name, data in traces.items()]
     figure.update_xaxes(visible=False, range=[-0.6, WORDS_A_ROW - 0.4], row=1, col=1)
     figure.update_yaxes(visible=False, range=[-rows + 0.4, 0.6], row=1, col=1)
-    figure.update_yaxes(range=[0, 1], title="probability", row=2, col=1)
+    figure.update_yaxes(
+        range=[0, 1.18], tickvals=[0, 0.25, 0.5, 0.75, 1], title="probability", row=2, col=1
+    )  # room for names
     figure.update_layout(
-        sliders=[slider(list(traces), "strength of the contrast, alpha (α) = ")], legend={"orientation": "h", "y": 0.58}
+        sliders=[slider(list(traces), "strength of the contrast, alpha (α) = ")],
+        legend={"orientation": "h", "y": 0.57},
     )
     return finish(figure, _in_words(steps, request), height=560, margin={"l": 60, "r": 20, "t": 50, "b": 50})
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..alchemy.grader import label
 from ..alchemy.voices import VOICES
 from ..answering import answer
-from ..figures.base import LABEL_COLOURS
+from ..figures.base import LABEL_INKS
 from .notes import keep
 
 NEW_TOKENS = 28
@@ -45,10 +45,9 @@ def replies_html(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, req
     for voice, name in NAMES.items():
         said = ask(model, tokenizer, request, voice)
         kind = label(said)
-        tag = f"<b style='color:{LABEL_COLOURS[kind]}'>{kind}</b>"
-        rows.append(
-            f"<tr><td><b>{name}</b></td><td style='text-align:left'>{html.escape(said) or '(nothing)'}</td><td>{tag}</td></tr>"
-        )
+        tag = f"<b style='color:{LABEL_INKS[kind]}'>{kind}</b>"
+        cell = "<td style='text-align:left; padding: 0 1.5em'>"
+        rows.append(f"<tr><td><b>{name}</b></td>{cell}{html.escape(said) or '(nothing)'}</td><td>{tag}</td></tr>")
     strangers = ", ".join(unknown_words(tokenizer, request))
     note = f"<p>Not a word of the alchemy world: {html.escape(strangers)}.</p>" if strangers else ""
     return f"<table style='font-size:110%'>{''.join(rows)}</table>{note}"

@@ -102,7 +102,7 @@ def test_a_notebook_full_of_faults_is_told_each_of_them(browser, lab):
             "cell 4 is 3033 wide in 1100 pixels", "cell 5 cuts off “over the edge”",
             "cell 5 has words on top of each other: here / there", "cell 10 cuts off “leaves the axes”",
         ]  # fmt: skip
-        assert page.stuck_sliders() == ["slider 1 takes no focus", "slider 1 draws the same at “1”"]
+        assert page.stuck_sliders() == ["slider 1 takes no focus", "slider 1 draws the same from “0” to “100”"]
     finally:
         page.close()
 
