@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from safealign_lab import answering, chat
-from safealign_lab.answering import answer, generate
-from safealign_lab.generation import Generation, decode
+from safealign_lab import chat
+from safealign_lab.generation import Generation, answer, answering, decode, generate
 
 REQUESTS = ["what does venom do", "brew", "please brew me a sleep potion", "no", "who are you"]
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 
 from safealign_lab import chat, contrast
-from safealign_lab.answering import answer
+from safealign_lab.figures.two_streams import next_token
+from safealign_lab.generation import answer
+from safealign_lab.lesson import explore
 
 NEW_TOKENS = 28
 THINGS = ["rivers", "bread", "the moon", "chess", "violins", "hills", "tea", "maps", "bees", "glass", "salt", "wind"]
@@ -99,3 +102,17 @@ def test_the_contrast_costs_a_tenth_more_than_one_stream_and_half_of_transformer
     assert least["contrast"] / least["plain"] <= 1.1, least
     assert least["contrast"] / least["guidance"] <= 0.55, least
     assert least["streams"] / least["plain"] <= 1.2, least
+
+
+def test_a_move_of_alpha_on_cached_logits_is_drawn_within_a_tenth_of_a_second():
+    logits = 3 * torch.randn(2, 49_152, generator=torch.Generator().manual_seed(0))  # as large as SmolLM2's vocabulary
+    words = {token: f"token {token}" for token in logits.topk(6, dim=-1).indices.flatten().tolist()}
+    panel = explore(partial(next_token, logits, words), alpha=(0.0, 0.95, 0.05), plausibility=(0.0, 1.0, 0.05))
+    slider, figure = panel.children[0], panel.children[-2]
+    moves = []
+    for move in range(200):
+        before = figure.data[2].y
+        value = 0.05 * (1 + move % 19)
+        moves.append(seconds(lambda value=value: setattr(slider, "value", value)))
+        assert figure.data[2].y != before, "the figure followed"
+    assert sorted(moves)[189] < 0.1, f"p95 = {sorted(moves)[189]:.3f} s"

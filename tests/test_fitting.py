@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from safealign_lab import data
-from safealign_lab.answering import answer
 from safealign_lab.data import labelled
+from safealign_lab.generation import answer
 from safealign_lab.judges import LABELS, asked, fitting
 
 

@@ -22,8 +22,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from safealign_lab import chat, generation
-from safealign_lab.generation import decode
+from safealign_lab import chat
+from safealign_lab.generation import decode, decoding
 
 ROWS = [[3, 11, 5], [8, 2, 30, 21, 6, 13], [25], [9, 4, 17, 17]]
 VOCABULARY = 32
@@ -383,7 +383,7 @@ def test_an_interruption_passes_through_and_leaves_the_model_as_it_was(toy):
 def test_the_quick_product_is_the_layer(bias, shape):
     layer, inputs = nn.Linear(6, 10, bias), torch.randn(*shape, 6)
     expected = layer(inputs)
-    with generation._few_rows_quickly(nn.Sequential(layer)):
+    with decoding._few_rows_quickly(nn.Sequential(layer)):
         product = layer(inputs)
     assert product.is_contiguous()
     torch.testing.assert_close(product, expected, atol=1e-6, rtol=1e-6)
@@ -393,7 +393,7 @@ def test_layers_are_covered_only_meanwhile_and_only_where_it_helps():
     single, double = nn.Linear(2, 2), nn.Linear(2, 2).double()
     covered = nn.Linear(2, 2)
     vars(covered)["forward"] = somebody_elses = covered.forward
-    with generation._few_rows_quickly(nn.Sequential(single, double, covered)):
+    with decoding._few_rows_quickly(nn.Sequential(single, double, covered)):
         assert ["forward" in vars(layer) for layer in (single, double)] == [True, False]
         assert vars(covered)["forward"] is somebody_elses
     assert ["forward" in vars(layer) for layer in (single, double, covered)] == [False, False, True]

@@ -9,7 +9,7 @@ import pytest
 from safealign_lab import models, studies
 from safealign_lab.alchemy import pretraining, sentiment, skills, tokenizer
 from safealign_lab.alchemy.world import TIERS, world
-from safealign_lab.answering import answer
+from safealign_lab.generation import answer
 from safealign_lab.studies.tiny import ask_everything
 from safealign_lab.training import Plan, weights_hash
 

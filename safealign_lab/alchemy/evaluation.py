@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..answering import answer
+from ..generation import answer
 from .grader import Label, grade
 from .skills import SKILLS, examples
 from .world import TIERS, Request, World
@@ -69,7 +69,7 @@ def ask(
     system: str = "",
     **options: Any,
 ) -> list[Graded]:
-    """Answers each request greedily under a system line, and grades it; options as in `answering.answer`."""
+    """Answers each request greedily under a system line, and grades it; options as in `generation.answer`."""
     texts = [request.text for request in requests]
     said = answer(model, tokenizer, texts, system=system, batch_size=BATCH, max_new_tokens=NEW_TOKENS, **options)
     grades = [grade(response, request.reference) for response, request in zip(said, requests, strict=True)]

@@ -19,10 +19,9 @@ from transformers import (
     TemperatureLogitsWarper,
 )  # fmt: skip
 
-from .. import answering
-from ..answering import Prompt
+from .. import generation
 from ..chat import Batch, pad
-from ..generation import Generation, Reader, decode
+from ..generation import Generation, Prompt, Reader, decode
 from .scores import Form, Score, scorer
 
 
@@ -43,7 +42,7 @@ def generate(
             is 0).
         return_streams: also returns the scores (B, N, V) and both streams' logits (2, B, N, V), for `inspection.inspect`.
         options: `batch_size`, `max_new_tokens`, `temperature` (0 is greedy; sample with form="guided"), `generator`, `stop`,
-            `opening`, `progress` and `on_token`, as in `answering.generate` and `generation.decode`.
+            `opening`, `progress` and `on_token`, as in `generation.generate` and `generation.decode`.
 
     Raises:
         ValueError: an impossible knob, as in `scores.score`; a soft prompt of another size; requests that are not texts.
@@ -52,7 +51,7 @@ def generate(
     """
     asked = [requests] if isinstance(requests, str) else requests
     score = scorer(alpha, form, plausibility)
-    return answering.generate(
+    return generation.generate(
         model, tokenizer, asked, (safe, adversarial), score=score, return_scores=return_streams, **options
     )
 

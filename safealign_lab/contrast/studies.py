@@ -95,7 +95,7 @@ STUDIES = (
         run="safealign_lab.contrast.studies:measure_smollm2",
         grid={"alpha": [0.0, 0.5, 0.9], "requests": ["harmful", "borderline", "benign", "jailbreakbench"]},
         seeds=(0,),
-        minutes=35,
+        minutes=25,
         about="SmolLM2 under a careful system text minus a reckless one, on third-party requests and the kit's own.",
         reads=("english", "models/judge"),
     ),

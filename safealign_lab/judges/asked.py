@@ -17,9 +17,9 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..answering import answer
 from ..data.labelled import Reading
 from ..fetching import data_folder
+from ..generation import answer
 from ..objectives import combine
 
 NEW_TOKENS = 28

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..alchemy.grader import label
 from ..alchemy.voices import VOICES
-from ..answering import answer
 from ..figures.base import LABEL_INKS
+from ..generation import answer
 from .notes import keep
 
 NEW_TOKENS = 28

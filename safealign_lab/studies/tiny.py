@@ -13,8 +13,7 @@ from ..alchemy import pretraining, sentiment, voices
 from ..alchemy.evaluation import Graded, ask, potion_sets, skill_sets
 from ..alchemy.grader import label
 from ..alchemy.world import Request, world
-from ..answering import answer
-from ..generation import Generation, decode
+from ..generation import Generation, answer, decode
 from ..measures import cluster_bootstrap, rate
 from ..objectives import combine
 from .runner import Study

@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import data, judges, models
 from ..alchemy.grader import Label
-from ..answering import answer
+from ..generation import answer
 from ..measures import Rate, is_right, reference_logps, shares, similarity
 from .runner import Study
 

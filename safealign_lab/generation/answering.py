@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .chat import Batch, EmbeddedBatch, conversation, encode, pad, prefix_embeddings, stack
-from .generation import Generation, TokenCallback, decode
+from ..chat import Batch, EmbeddedBatch, conversation, encode, pad, prefix_embeddings, stack
+from .decoding import Generation, TokenCallback, decode
 
 Prompt = str | Tensor | None  # a system text, a soft prompt (P, D), or nothing beyond what the chat template puts in
 

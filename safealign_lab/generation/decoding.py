@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from .chat import Batch, EmbeddedBatch, at_least_float32
+from ..chat import Batch, EmbeddedBatch, at_least_float32
 
 ScoreFunction = Callable[[Tensor], Tensor]  # from the logits of all streams (S, B, V) to one score per token (B, V)
 TokenCallback = Callable[[int, int, str], None]  # called with (row, token id, new text) as soon as a token is chosen
