@@ -51,6 +51,7 @@ def run(notebook, tmp_path, monkeypatch, tier: str = "tiny") -> tuple[nbformat.N
     monkeypatch.setenv("SAFEALIGN_PROGRESS", str(tmp_path / "progress"))
     monkeypatch.setenv("SAFEALIGN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SAFEALIGN_TIER", tier)
+    monkeypatch.setenv("SAFEALIGN_STRICT", "1")  # a claim that does not hold stops the notebook
     notebook = copy.deepcopy(notebook)
     began = time.perf_counter()
     NotebookClient(
@@ -98,21 +99,6 @@ def test_the_network_is_really_cut(tmp_path, monkeypatch):
     )
     with pytest.raises(Exception, match="network is cut|NoneType"):
         run(reaching, tmp_path, monkeypatch)
-
-
-def test_its_file_is_clean(notebook):
-    assert "widgets" not in notebook.metadata
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            assert not cell.outputs
-            assert cell.execution_count is None
-
-
-def test_its_local_links_resolve(notebook):
-    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    for target in re.findall(r"\]\(([^)#]+)", text):
-        if not target.startswith("https://"):
-            assert (ROOT / "notebooks" / target).exists(), target
 
 
 def test_start_here_measures_the_real_model_within_fifteen_minutes_once_it_was_fetched(smollm2, tmp_path, monkeypatch):

@@ -76,7 +76,7 @@ def acd(safe_logits: Tensor, adversarial_logits: Tensor, alpha: float) -> Tensor
 
     Source: paper (arXiv 2406.16743; α = 0.4 to 0.5 there).
     """
-    if not 0 <= alpha < math.inf:
+    if not 0 <= alpha < torch.inf:
         raise ValueError(f"alpha={alpha} is not a strength: expected a number of 0 or more; 0.4 is usual.")
     return safe_logits - alpha * adversarial_logits
 
@@ -121,7 +121,7 @@ def plausible(safe_logits: Tensor, threshold: float) -> Tensor:
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"plausibility={threshold} is not a share of the largest probability: expected 0 to 1.")
-    floor = math.log(threshold) if threshold else -math.inf
+    floor = safe_logits.new_tensor(threshold).log()  # -inf at 0: everything passes
     return (safe_logits > -torch.inf) & (safe_logits >= safe_logits.amax(dim=-1, keepdim=True) + floor)  # (…, V)
 
 

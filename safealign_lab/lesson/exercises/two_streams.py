@@ -51,7 +51,7 @@ def contrast_loop(
             :, -1
         ]  # (2, V)
         scores = acd(logits[0], logits[1], alpha)  # (V,)
-        scores = scores.masked_fill(~plausible(logits[0], threshold), -math.inf)
+        scores = scores.masked_fill(~plausible(logits[0], threshold), -torch.inf)
         token = int(scores.argmax())
         if token == end_id:
             break
@@ -311,7 +311,7 @@ EXERCISES = (
         hints=(
             "In probabilities: p ≥ threshold · (largest p of the row). The softmax's denominator is the same on both sides.",
             "Take logarithms: l ≥ max l + log(threshold). `amax(dim=-1, keepdim=True)` keeps the rows apart.",
-            "log(0) is an error in Python: what has to happen at threshold 0? Everything may pass.",
+            "`math.log(0)` is an error, `torch.tensor(0.0).log()` is minus infinity: what has to happen at threshold 0?",
         ),
     ),
     Exercise(
