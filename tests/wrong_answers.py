@@ -134,6 +134,12 @@ def divides_by_nothing(safe_logits, adversarial_logits, alpha):
     return (1 / (1 - alpha)) * (safe_logits - alpha * adversarial_logits)
 
 
+def takes_a_negative_strength(safe_logits, adversarial_logits, alpha):
+    if alpha >= 1:
+        raise ValueError("alpha must be below 1")
+    return divides_already(safe_logits, adversarial_logits, alpha)
+
+
 def takes_the_threshold_itself(safe_logits, threshold):
     return safe_logits.softmax(-1) >= threshold
 
@@ -211,13 +217,17 @@ def leaves_positions_negative(rows, pad_id):
     return ids, mask, mask.cumsum(1) - 1
 
 
+def fills_with_zero(rows, pad_id):
+    return _padded(rows, 0)
+
+
 def returns_lists(rows, pad_id):
     return tuple(table.tolist() for table in _padded(rows, pad_id))
 
 
 def _loop(
     model, ids, mask, places, alpha, threshold, end, most, *, sign=-1.0, limited=True, both=True, row=0, keep_end=False,
-    stop=True,
+    stop=True, padded=False, moving=True, masked=True,
 ):  # fmt: skip
     said = []
     while len(said) < most:
@@ -225,7 +235,8 @@ def _loop(
         scores = logits[row] + sign * alpha * logits[1 - row]
         if limited:
             p = logits[row].softmax(-1)
-            scores = scores.masked_fill(p < threshold * p.max(), -math.inf)
+            out = p < threshold * p.max()
+            scores = scores.masked_fill(out, -math.inf) if masked else scores * ~out
         token = int(scores.argmax())
         if token == end and stop:
             return [*said, token] if keep_end else said
@@ -235,7 +246,7 @@ def _loop(
         if not both:
             seen[1] = 0
         ids, mask = torch.cat([ids, new], 1), torch.cat([mask, seen], 1)
-        last = places[:, -1:] + 1
+        last = torch.full((2, 1), ids.shape[1] - 1) if padded else places[:, -1:] + int(moving)
         places = torch.cat([places, last], 1)
     return said
 
@@ -272,6 +283,18 @@ def makes_one_too_many(*inputs):
     return _loop(*inputs[:-1], inputs[-1] + 1)
 
 
+def counts_the_padding_in_the_answer(*inputs):
+    return _loop(*inputs, padded=True)
+
+
+def stands_still(*inputs):
+    return _loop(*inputs, moving=False)
+
+
+def multiplies_by_the_mask(*inputs):
+    return _loop(*inputs, masked=False)
+
+
 def never_grows(model, ids, mask, places, alpha, threshold, end, most):
     said = []
     while len(said) >= 0:
@@ -301,6 +324,7 @@ WRONG_ANSWERS |= {
         forgets_the_one: "has to be 1 + w",
         guides_the_other_way: "the safe one carries the factor",
         takes_any_strength: "It takes α = 1",
+        takes_a_negative_strength: "It takes a negative α",
         divides_by_nothing: "It divides by nothing at α = 1",
     },
     "plausible": {
@@ -317,9 +341,10 @@ WRONG_ANSWERS |= {
         reads_the_padding: "1 on the padding too",
         masks_by_the_id: "made of the ids",
         turns_the_mask_around: "mask is turned around",
-        counts_the_padding: "count the padding",
+        counts_the_padding: "a row starts at 0",
         counts_from_one: "start at 1",
         leaves_positions_negative: "are negative",
+        fills_with_zero: "[[5, 2, 7], [9]], input_ids",
         returns_lists: "expected a tensor",
     },
     "contrast_loop": {
@@ -331,6 +356,9 @@ WRONG_ANSWERS |= {
         adds_in_the_loop: "adds the adversarial stream",
         makes_one_token: "one token only",
         makes_one_too_many: "one token too many",
+        counts_the_padding_in_the_answer: "of new tokens count the padding",
+        stands_still: "stand still",
+        multiplies_by_the_mask: "returned 9 entries",
         never_grows: "did not come to an end",
         returns_a_tensor: "expected a list",
     },

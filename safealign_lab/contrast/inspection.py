@@ -26,6 +26,7 @@ class Step:
     Attributes:
         token: its text.
         p_safe, p_adversarial: its probability in either stream.
+        score: of the contrast.
         p_contrast: its probability under the softmax of the score, among the tokens that may be chosen.
         decided: "both" where it is the likeliest token of both streams, "safe" where it is that of the safe stream alone,
             "contrast" where the safe stream by itself would have said another.
@@ -39,6 +40,7 @@ class Step:
     token: str
     p_safe: float
     p_adversarial: float
+    score: float
     p_contrast: float
     decided: Decided
     wanted: str
@@ -88,7 +90,7 @@ def _step(
     decided: Decided = "contrast" if token != safe else "both" if token == adversarial else "safe"
     return Step(
         token=tokenizer.decode([token]), p_safe=float(probabilities[0, token]), p_adversarial=float(probabilities[1, token]),
-        p_contrast=float(contrast[token]), decided=decided, wanted=tokenizer.decode([safe]),
+        score=float(limited[token]), p_contrast=float(contrast[token]), decided=decided, wanted=tokenizer.decode([safe]),
         rejected=None if kept[free] else tokenizer.decode([free]), plausible=int(kept.sum()),
         entropy=float(torch.special.entr(contrast).sum()),
     )  # fmt: skip
@@ -103,6 +105,7 @@ def candidates(
     tokenizer: PreTrainedTokenizerBase,
     stream_logits: Tensor,
     alphas: Sequence[float],
+    form: Form = "guided",
     plausibility: float = 0.0,
     top: int = 3,
 ) -> list[dict[str, Any]]:
@@ -111,14 +114,14 @@ def candidates(
     Args:
         stream_logits: (2, V), the safe stream first.
         alphas: in their order.
-        plausibility: as in `scores.score`.
+        form, plausibility: as in `scores.score`.
         top: how many of either stream's likeliest tokens are followed; the contrast's likeliest is always among them.
 
     Returns:
         For each α a mapping: `alpha`, `chosen` (the contrast's likeliest token), `p_safe` (that token's probability in the
         safe stream), and under `first` the probabilities of all candidates in "safe", "adversarial" and "contrast".
     """
-    scores = torch.stack([score(stream_logits[:, None], alpha, "acd", plausibility)[0] for alpha in alphas])  # (A, V)
+    scores = torch.stack([score(stream_logits[:, None], alpha, form, plausibility)[0] for alpha in alphas])  # (A, V)
     chosen = scores.argmax(dim=-1).tolist()
     ids = list(dict.fromkeys([*stream_logits.topk(top, dim=-1).indices.flatten().tolist(), *chosen]))
     names = {token: f"{tokenizer.decode([token])!r}"[1:-1] or str(token) for token in ids}

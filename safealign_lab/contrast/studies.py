@@ -15,7 +15,7 @@ from ..studies.tiny import rates
 from ..studies.undefended import NEW_TOKENS, requests_of
 from .decoding import generate
 from .inspection import candidates
-from .scores import scorer
+from .scores import score, scorer
 
 # both voices at once: the tiny model then refuses some of what the keeper alone refuses always
 TORN = f"{VOICES['keeper']} {VOICES['rogue']}"
@@ -36,12 +36,9 @@ def measure_tiny(seed: int, alpha: float, plausibility: float, adversarial: str)
         adversarial: the voice that is subtracted: the rogue, who obeys, or the keeper, who refuses more than the torn voice.
     """
     model, tokenizer = models.load("tiny", device="cpu")
-    score = scorer(alpha, plausibility=plausibility)
+    options = {"others": [VOICES[adversarial]], "score": scorer(alpha, plausibility=plausibility)}
     sets = potion_sets(world(0), REQUESTS_A_SET, seed)
-    return {
-        name: rates(ask(model, tokenizer, sets[name], TORN, others=[VOICES[adversarial]], score=score))
-        for name in TINY_SETS
-    }
+    return {name: rates(ask(model, tokenizer, sets[name], TORN, **options)) for name in TINY_SETS}
 
 
 def measure_smollm2(seed: int, requests: str, alpha: float) -> dict[str, Any]:
@@ -60,7 +57,9 @@ def measure_smollm2(seed: int, requests: str, alpha: float) -> dict[str, Any]:
 
 
 def next_tokens(seed: int, request: str) -> dict[str, Any]:
-    """The likeliest first tokens of SmolLM2's answer under either text, and how a growing α shifts them.
+    """The likeliest first tokens of SmolLM2's answer under either text, and how a growing α shifts them without a limit.
+
+    `least_plausible` is the smallest share of the largest probability in S that a choice has with the usual limit.
 
     Args:
         seed: unused, since nothing is drawn.
@@ -73,7 +72,10 @@ def next_tokens(seed: int, request: str) -> dict[str, Any]:
         logits = (
             model(**chat.pad(rows, tokenizer.pad_token_id).to(model.device).inputs()).logits[:, -1].float()
         )  # (2, V)
-    return {"request": text, "steps": candidates(tokenizer, logits, GRID), "vocabulary": logits.shape[-1]}
+    safe = logits[0].softmax(dim=-1)  # (V,)
+    limited = [int(score(logits[:, None], alpha).argmax()) for alpha in GRID]
+    least = min(float(safe[token] / safe.max()) for token in limited)
+    return {"request": text, "steps": candidates(tokenizer, logits, GRID), "least_plausible": least}
 
 
 STUDIES = (

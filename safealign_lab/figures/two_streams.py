@@ -20,7 +20,11 @@ from .base import ADVERSARIAL, COMPLIANCE, CONTRAST, FAINT, INCOHERENT, INK, REF
 
 STREAMS = (("safe stream S", SAFE), ("adversarial stream A", ADVERSARIAL), ("contrast", CONTRAST))
 DECIDED = {"both": INCOHERENT, "safe": SAFE, "contrast": CONTRAST}
-SETS = {"harmful": (REFUSAL, "solid"), "borderline": (COMPLIANCE, "dash"), "everyday": (INK, "dot")}
+SETS = {
+    "harmful": (REFUSAL, "solid"), "harmful, in a story": (ADVERSARIAL, "longdash"), "borderline": (COMPLIANCE, "dash"),
+    "everyday": (INK, "dot"),
+}  # fmt: skip
+FORMS: dict[str, Form] = {"ACD as printed": "acd", "guided": "guided"}
 DOTS = ("circle", "diamond", "square")
 
 
@@ -96,7 +100,8 @@ def next_token_slider(steps: Sequence[Mapping[str, Any]]) -> go.Figure:
     }
     figure = go.Figure(next(iter(frames.values())))
     figure.frames = [go.Frame(name=name, data=bars) for name, bars in frames.items()]
-    figure.update_yaxes(range=[0, 1.02], title="probability", gridcolor=FAINT)
+    most = max(value for bars in frames.values() for bar in bars for value in bar.y)
+    figure.update_yaxes(range=[0, 1.05 * most], title="probability", gridcolor=FAINT)
     figure.update_xaxes(type="category")
     figure.update_layout(barmode="group", legend={"orientation": "h", "y": 1.12})
     figure.update_layout(sliders=[slider(list(frames), "strength of the contrast, alpha (α) = ")])
@@ -121,16 +126,17 @@ def flips(stream_logits: Tensor, alphas: Sequence[float], plausibility: float = 
     chosen = stream_logits[0].argmax(dim=-1)  # (N,)
     turned = {
         name: [float((score(stream_logits, alpha, "acd", limit).argmax(-1) != chosen).float().mean()) for alpha in alphas]
-        for name, limit in (("no limit", 0.0), (f"plausible tokens only ({plausibility:g})", plausibility))
+        for name, limit in (("choices: no limit", 0.0), (f"choices: plausible tokens only ({plausibility:g})", plausibility))
     }  # fmt: skip
     entropies = {
-        form: [_entropy(score(stream_logits, alpha, form, 0.0)) for alpha in alphas] for form in ("acd", "guided")
+        f"entropy: {name}": [_entropy(score(stream_logits, alpha, form, 0.0)) for alpha in alphas]
+        for name, form in FORMS.items()
     }
     titles = ("tokens that are another choice than S's", "mean entropy of the next token (nats)")
     figure = make_subplots(rows=1, cols=2, subplot_titles=titles, horizontal_spacing=0.12)
-    styles = (("solid", CONTRAST), ("dash", SAFE))
+    styles = (("solid", CONTRAST), ("dash", CONTRAST)), (("solid", INK), ("dash", INK))
     for column, lines in enumerate((turned, entropies), start=1):
-        for (name, values), (dash, colour) in zip(lines.items(), styles, strict=True):
+        for (name, values), (dash, colour) in zip(lines.items(), styles[column - 1], strict=True):
             line = {"color": colour, "dash": dash, "width": 3}
             figure.add_trace(
                 go.Scatter(x=list(alphas), y=values, name=name, line=line, mode="lines"), row=1, col=column
@@ -249,7 +255,7 @@ def trade_off(points: Mapping[str, Sequence[tuple[float, Rate]]], title: str) ->
                        hovertemplate="α = %{x}: %{customdata}<extra>" + name + "</extra>")
         )  # fmt: skip
     figure.update_xaxes(title="strength of the contrast, alpha (α)", gridcolor=FAINT)
-    figure.update_yaxes(title="share refused", range=[0, 1.02], gridcolor=FAINT)
+    figure.update_yaxes(title="share of the answers", range=[0, 1.02], gridcolor=FAINT)
     figure.update_layout(legend={"orientation": "h", "y": -0.28})
     told = "; ".join(
         f"{name}: " + ", ".join(f"{rate} at {alpha:g}" for alpha, rate in row) for name, row in points.items()

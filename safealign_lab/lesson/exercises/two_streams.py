@@ -56,8 +56,8 @@ def contrast_loop(
         if token == end_id:
             break
         answer.append(token)
-        input_ids = torch.cat([input_ids, torch.full((2, 1), token)], dim=1)  # (2, T+1)
-        attention_mask = torch.cat([attention_mask, torch.ones(2, 1, dtype=torch.long)], dim=1)  # (2, T+1)
+        input_ids = torch.cat([input_ids, input_ids.new_full((2, 1), token)], dim=1)  # (2, T+1)
+        attention_mask = torch.cat([attention_mask, attention_mask.new_ones(2, 1)], dim=1)  # (2, T+1)
         position_ids = torch.cat([position_ids, position_ids[:, -1:] + 1], dim=1)  # (2, T+1)
     return answer
 
@@ -108,13 +108,15 @@ def examine_guided(function: Function) -> str | None:
 def _takes_one(function: Function) -> str | None:
     """What is wrong with how it meets an α at which the form does not exist."""
     safe, adversarial = _logits(0, (4,))
-    for alpha in (1.0, 2.0):
+    for alpha in (1.0, 2.0, -0.5):
         try:
             function(safe.clone(), adversarial.clone(), alpha)
         except ValueError:
             continue
         except ZeroDivisionError:
             return "It divides by nothing at α = 1: check before you divide, and raise a ValueError that says which α there are."
+        if alpha < 0:
+            return "It takes a negative α, which would steer towards A: raise a ValueError below 0, too."
         return f"It takes α = {alpha:g}, where 1/(1−α) is no factor to use: raise a ValueError unless 0 ≤ α < 1."
     return None
 
@@ -150,12 +152,12 @@ def examine_plausible(function: Function) -> str | None:
 
 def examine_left_pad(function: Function) -> str | None:
     """Compares with a loop over the rows, on rows of equal and of unequal length; the padding id also occurs as a token."""
-    for rows in ([[5, 2, 7], [9]], [[4], [3, 0, 8, 1], [6, 6]], [[1, 2], [3, 4]]):
-        right = _slow_left_pad(rows, 0)
-        got = call(function, rows, 0, like=right)
+    for rows, pad_id in (([[4], [3, 0, 8, 1], [6, 6]], 0), ([[5, 2, 7], [9]], 7), ([[1, 2], [3, 4]], 0)):
+        right = _slow_left_pad(rows, pad_id)
+        got = call(function, rows, pad_id, like=right)
         names = ("input_ids", "attention_mask", "position_ids")
         for name, mine, theirs in zip(names, got, right, strict=True):
-            said = expect(mine, theirs, _padding_mistakes(name, rows), given=f"the rows {rows}, {name}")
+            said = expect(mine, theirs, _padding_mistakes(name, rows, pad_id), given=f"the rows {rows}, {name}")
             if said:
                 return said
     return None
@@ -172,8 +174,8 @@ def _slow_left_pad(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor, 
     return table[0], table[1], table[2]
 
 
-def _padding_mistakes(name: str, rows: list[list[int]]) -> dict[str, Tensor]:
-    ids, mask, _ = _slow_left_pad(rows, 0)
+def _padding_mistakes(name: str, rows: list[list[int]], pad_id: int) -> dict[str, Tensor]:
+    ids, mask, _ = _slow_left_pad(rows, pad_id)
     width = ids.shape[1]
     right_ids = torch.stack([fill(torch.tensor(row), (0, width - len(row))) for row in rows])  # (R, T)
     right_mask = torch.stack(
@@ -183,7 +185,7 @@ def _padding_mistakes(name: str, rows: list[list[int]]) -> dict[str, Tensor]:
         "input_ids": {"It pads on the right: then a short row ends in padding, and the model would continue that.": right_ids},
         "attention_mask": {
             "The mask is 1 on the padding too: the model would read it as text.": torch.ones_like(mask),
-            "The mask is made of the ids, but the padding id may be a token of the text, too.": (ids != 0).long(),
+            "The mask is made of the ids, but the padding id may be a token of the text, too.": (ids != pad_id).long(),
             "The mask is turned around: 1 marks a real token.": 1 - mask,
             "The mask marks padding on the right, but the padding stands on the left.": right_mask,
         },
@@ -208,18 +210,27 @@ class _Oracle:
         read = self.tokens[input_ids] * attention_mask[..., None]  # (R, T, V)
         answer = _Oracle.__new__(_Oracle)
         answer.logits = (
-            1.5 * read.cumsum(dim=1).tanh() + self.tokens[input_ids] + self.places[position_ids]
+            1.5 * read.cumsum(dim=1).tanh() + self.tokens[input_ids] + self.places[position_ids] - 12
         )  # (R, T, V)
         return answer
 
 
-_LOOPS = ((0.6, 0.1), (0.6, 0.0), (0.0, 0.1), (0.9, 0.3))  # alpha, threshold
+# seed, alpha, threshold, end: in the first one every mistake but the last gives an answer of its own
+_LOOPS = (
+    (73, 0.6, 0.1, 3),
+    (78, 0.9, 0.1, 9),
+    (73, 0.4, 0.2, 7),
+    (0, 0.6, 0.1, 9),
+    (1, 0.6, 0.0, 9),
+    (2, 0.0, 0.1, 3),
+    (3, 0.9, 0.3, 0),
+)
 
 
 def examine_contrast_loop(function: Function) -> str | None:
     """Compares with a loop that reads each row alone and scores token by token; all mistakes are slow loops, too."""
-    for seed, (alpha, threshold) in enumerate(_LOOPS * 2):
-        model, rows, end = _Oracle(seed), [[1, 2, 3], [4, 5, 6, 7, 8]], 0
+    for seed, alpha, threshold, end in _LOOPS:
+        model, rows = _Oracle(seed), [[1, 2, 3], [4, 5, 6, 7, 8]]
         ids, mask, places = _slow_left_pad(rows, 0)
         right = _slow_loop(model, rows, alpha, threshold, end)
         got = call(function, model, ids, mask, places, alpha, threshold, end, 9)
@@ -240,6 +251,8 @@ _LOOP_MISTAKES: dict[str, dict[str, Any]] = {
     "It follows the safe stream alone: choose by the score.": {"contrasted": False},
     "It follows the adversarial row: the safe prompt is row 0.": {"swapped": True},
     "It adds the adversarial stream instead of subtracting it.": {"sign": 1.0},
+    "The positions of new tokens count the padding: go on from each row's last position.": {"padded": True},
+    "The positions of new tokens stand still: each is one more than the last.": {"moving": False},
     "It makes one token only: go on until the end token, or until there are `max_new_tokens`.": {"limit": 1},
     "It makes one token too many: stop at `max_new_tokens`.": {"limit": 10},
 }
@@ -248,11 +261,15 @@ _LOOP_MISTAKES: dict[str, dict[str, Any]] = {
 def _slow_loop(
     model: _Oracle, rows: list[list[int]], alpha: float, threshold: float, end: int, *, limit: int = 9, stop: bool = True,
     keep_end: bool = False, limited: bool = True, both: bool = True, contrasted: bool = True, swapped: bool = False,
-    sign: float = -1.0,
+    padded: bool = False, moving: bool = True, sign: float = -1.0,
 ) -> list[int]:  # fmt: skip
     texts, answer = [list(row) for row in (rows[::-1] if swapped else rows)], list[int]()
+    starts = [len(text) for text in texts]
     while len(answer) < limit:
-        safe, adversarial = (_last(model, text) for text in texts)
+        width = max(map(len, texts)) if padded else 0
+        safe, adversarial = (
+            _last(model, text, start, width, moving) for text, start in zip(texts, starts, strict=True)
+        )
         best = max(safe)
         allowed = [not limited or math.exp(one - best) >= threshold for one in safe]
         scores = [s + sign * alpha * a if contrasted else s for s, a in zip(safe, adversarial, strict=True)]
@@ -265,9 +282,12 @@ def _slow_loop(
     return answer
 
 
-def _last(model: _Oracle, text: list[int]) -> list[float]:
+def _last(model: _Oracle, text: list[int], start: int, width: int, moving: bool) -> list[float]:
+    """The logits after a text whose answer begins at `start`; its positions go on, end at width - 1, or stand still."""
+    gap = max(0, width - len(text))
+    places = [place if place < start else place + gap if moving else start - 1 for place in range(len(text))]
     ids = torch.tensor([text])  # (1, T)
-    logits: list[float] = model(ids, torch.ones_like(ids), torch.arange(len(text))[None]).logits[0, -1].tolist()
+    logits: list[float] = model(ids, torch.ones_like(ids), torch.tensor([places])).logits[0, -1].tolist()
     return logits
 
 
