@@ -146,7 +146,7 @@ class TestVerdicts:
         def examine(function):
             return None if function(3) + 1 == 7 else "other"
 
-        exercise = Exercise("twice", twice, examine, ("One.", "Two."), 5)
+        exercise = Exercise("twice", twice, examine, ("One.", "Two."), 5, "90_a_lesson")
         monkeypatch.setattr(EXERCISE, "exercises", lambda: {"twice": exercise})
         assert "could not read what your function returns (TypeError" in verdict(written("return 'six'"))
 
@@ -294,13 +294,6 @@ class TestRecord:
         assert (kept()["outcome"], kept()["hints"], kept()["solution"]) == ("not attempted", [1], True)
         assert shown[0] == "**Hint 1 of 2.** One."
         assert "def twice(values):\n    return 2 * values" in shown[-1]
-
-    def test_an_exercise_without_a_lesson_belongs_to_the_one_that_runs(self, monkeypatch):
-        exercise = Exercise("twice", twice, examine_twice, ("One.", "Two."), 5)
-        monkeypatch.setattr(EXERCISE, "exercises", lambda: {"twice": exercise})
-        lesson.start("91_another")
-        lesson.check(written("return 0"))
-        assert "91_another/twice" in notes.read()["exercises"]
 
 
 class TestCall:

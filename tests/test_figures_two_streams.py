@@ -62,7 +62,7 @@ def test_the_sliders_frames_hold_the_candidates_probabilities_at_each_alpha(toy,
     figure = views.next_token_slider(steps)
     assert [one["label"] for one in figure.layout.sliders[0]["steps"]] == [f"{alpha:.2f}" for alpha in sorted(grid)]
     for frame, step, alpha in zip(figure.frames, steps, sorted(grid), strict=True):
-        right = score(logits[:, None], alpha, plausibility=0.0)[0]
+        right = score(logits[:, None], alpha, "guided", 0.0)[0]
         assert step["chosen"] == tokenizer.decode([int(right.argmax())])
         assert step["p_safe"] == pytest.approx(float(logits[0].softmax(-1)[right.argmax()]))
         assert max(frame.data[2].y) == pytest.approx(float(right.softmax(-1).max()), abs=1e-5)
@@ -97,8 +97,8 @@ def test_the_dictionary_marks_one_strength_in_each_language(alpha):
 
 def a_step(**changes) -> Step:
     fields = {
-        "token": " no", "p_safe": 0.5, "p_adversarial": 0.25, "p_contrast": 0.75, "decided": "both", "wanted": " no",
-        "rejected": None, "plausible": 3, "entropy": 0.5,
+        "token": " no", "p_safe": 0.5, "p_adversarial": 0.25, "score": 1.5, "p_contrast": 0.75, "decided": "both",
+        "wanted": " no", "rejected": None, "plausible": 3, "entropy": 0.5,
     }  # fmt: skip
     return Step(**(fields | changes))
 
