@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from html import unescape
 
 import pytest
 import torch
@@ -115,7 +116,7 @@ def test_the_inspector_draws_each_token_with_its_probabilities_and_says_who_deci
     told = [note.text for note in figure.layout.annotations]
     assert told == ["both agree", "S wanted “yes”", "S decides, “&lt;odd>” is implausible", "both agree"]
     assert "⏎" in figure.layout.yaxis.ticktext[3]
-    assert all(one in words_of(figure) for one in told)
+    assert all(unescape(one) in words_of(figure) for one in told)
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 20)), min_size=1, max_size=6))

@@ -6,6 +6,7 @@ Symbols: N positions, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import unescape
 from itertools import pairwise
 from typing import Any
 
@@ -219,7 +220,7 @@ def inspector(steps: Sequence[Step]) -> go.Figure:
         f"“{_visible(step.token)}”: S {step.p_safe:.2f}, A {step.p_adversarial:.2f}; {_verdict(step)}."
         for step in steps
     )
-    return finish(figure, alt, height=130 + 26 * len(steps), margin={"l": 60, "r": 20, "t": 40, "b": 50})
+    return finish(figure, unescape(alt), height=130 + 26 * len(steps), margin={"l": 60, "r": 20, "t": 40, "b": 50})
 
 
 def _verdict(step: Step) -> str:
