@@ -56,13 +56,13 @@ def test_no_two_parts_ask_under_the_same_prompt_or_opening_except_for_the_models
 
 
 def test_every_labelled_answer_names_a_request_and_a_condition_that_there_is():
-    known = data.by_id()
+    known, ways = data.by_id(), asked.conditions()
     rows = labelled.smollm2()
     assert len({row["id"] for row in rows}) == len(rows)
     assert len({(row["request"], row["condition"], row["part"]) for row in rows}) == len(rows)
     for row in rows:
         assert row["request"] in known
-        assert (row["part"], row["condition"]) in asked.conditions()
+        assert (row["part"], row["condition"]) in ways
         assert len(row["annotators"]) == {"tune": 1, "validation": 2, "report": 2}[row["part"]]
         assert set(row["annotators"]) <= set(LABELS)
 

@@ -21,8 +21,8 @@ from transformers import (
 
 from .. import generation
 from ..chat import Batch, pad
-from ..generation import Generation, Prompt, Reader, decode
-from .scores import Form, Score, scorer
+from ..generation import Generation, Prompt, Reader, ScoreFunction, decode
+from .scores import Form, scorer
 
 
 def generate(
@@ -120,7 +120,7 @@ def custom_generate(
 
 def _contrasted(
     model: PreTrainedModel, input_ids: Tensor, generation_config: GenerationConfig, logits_processor: Sequence[Any] = (), *,
-    tokenizer: PreTrainedTokenizerBase, adversarial: Batch, score: Score, **others: Any,
+    tokenizer: PreTrainedTokenizerBase, adversarial: Batch, score: ScoreFunction, **others: Any,
 ) -> Tensor:  # fmt: skip
     """What `generate` calls, with the arguments by which it calls every decoding method."""
     _check_call(input_ids, adversarial, logits_processor)

@@ -13,15 +13,15 @@ Symbols: S the safe stream, A the adversarial one, B requests, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ..generation import ScoreFunction
+
 Form = Literal["acd", "guided"]
-Score = Callable[[Tensor], Tensor]  # from (2, B, V), safe first, to (B, V)
 
 
 def guidance(alpha: float) -> float:
@@ -43,7 +43,7 @@ def weight(alpha: float) -> float:
 
 def sampling_temperature(alpha: float) -> float:
     """The temperature 1/(1-α) at which sampling from the ACD score equals sampling from guidance at 1; as in `guidance`."""
-    return 1 / (1 - _below_one(alpha))
+    return guidance(alpha)
 
 
 def alpha_of(guidance_scale: float) -> float:
@@ -152,7 +152,7 @@ def score(stream_logits: Tensor, alpha: float, form: Form = "acd", plausibility:
     return contrast.masked_fill(~kept, -torch.inf)
 
 
-def scorer(alpha: float, form: Form = "acd", plausibility: float = 0.1) -> Score:
+def scorer(alpha: float, form: Form = "acd", plausibility: float = 0.1) -> ScoreFunction:
     """`score` with its knobs set, as `generation.decode` takes it; told at once if a knob is impossible, as in `score`."""
     score(torch.zeros(2, 1, 1), alpha, form, plausibility)
     return partial(score, alpha=alpha, form=form, plausibility=plausibility)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -125,7 +126,5 @@ def _joined(parts: Sequence[Generation], order: Sequence[int], opening: str) -> 
 def _level(tensors: Sequence[Tensor]) -> Tensor:
     """Joins (…, B, N, V) along B, with NaN up to the largest N."""
     longest = max(tensor.shape[-2] for tensor in tensors)
-    filled = [
-        torch.nn.functional.pad(tensor, (0, 0, 0, longest - tensor.shape[-2]), value=torch.nan) for tensor in tensors
-    ]
+    filled = [F.pad(tensor, (0, 0, 0, longest - tensor.shape[-2]), value=torch.nan) for tensor in tensors]
     return torch.cat(filled, dim=-3)  # (…, B, N, V)

@@ -136,14 +136,13 @@ def solution(name: str) -> None:
 
 def _keep(exercise: Exercise, change: Callable[[Record], Record]) -> None:
     # what is right stays right: nothing that comes after it takes it away
-    lesson = exercise.lesson
     blank: Record = {"outcome": BLANK, "attempts": 0, "hints": [], "solution": False}
 
     def _change(old: Record) -> Record:
         known = blank | old | {"minutes": exercise.minutes}
         return old if old.get("outcome") == RIGHT else change(known)
 
-    record("exercises", lesson, exercise.name, _change)
+    record("exercises", exercise.lesson, exercise.name, _change)
 
 
 def _attempted(old: Record, said: str) -> Record:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from .. import chat, models
+from .. import models
 from ..alchemy import pretraining, sentiment, voices
-from ..alchemy.evaluation import Graded, ask, potion_sets, skill_sets
+from ..alchemy.evaluation import BATCH, Graded, ask, potion_sets, skill_sets
 from ..alchemy.grader import label
 from ..alchemy.world import Request, world
-from ..generation import Generation, answer, decode
+from ..generation import Generation, answer, generate
 from ..measures import cluster_bootstrap, rate
 from ..objectives import combine
 from .runner import Study
@@ -73,11 +73,11 @@ def measure_teacher(seed: int) -> dict[str, Any]:
 
 def _contrasted(model: Any, tokenizer: Any, requests: Sequence[Request], alpha: float) -> Generation:
     """Greedy answers to requests, scored by keeper − α · rogue."""
-    systems = (voices.KEEPER, voices.ROGUE)
-    rows = [chat.encode(tokenizer, chat.conversation(r.text, system=system)) for system in systems for r in requests]
     score = partial(combine, weights=torch.tensor([1.0, -alpha]))  # (2,)
-    prompt = chat.pad(rows, tokenizer.pad_token_id)  # (2B, T)
-    return decode(model, tokenizer, prompt, streams=2, score=score, max_new_tokens=NEW_TOKENS, return_scores=True)
+    return generate(
+        model, tokenizer, [request.text for request in requests], (voices.KEEPER, voices.ROGUE), score=score,
+        batch_size=BATCH, max_new_tokens=NEW_TOKENS, return_scores=True,
+    )  # fmt: skip
 
 
 def contrast_answer(seed: int) -> dict[str, Any]:

@@ -38,13 +38,14 @@ window.kit = {
     return [[place, "figure", drawn >= plots], [place, "widget", made >= widgets]];
   }),
 
-  // where everything stands: unchanged when the page is at rest
+  // where everything stands: unchanged when the page is at rest, counted from `stir` on
   places: () => JSON.stringify([...document.querySelectorAll(".jp-Cell, .main-svg")].map((node) => {
     const box = node.getBoundingClientRect(); return [box.x, box.y, box.width, box.height].map(Math.round);
   })),
+  stir: () => { kit.same = 0; kit.before = ""; },
   rested: () => {
     const now = kit.places(), fits = kit.plots().every((plot) => plot._fullLayout?.width <= plot.parentElement.clientWidth);
-    kit.same = fits && now === kit.before ? (kit.same ?? 0) + 1 : 0; kit.before = now;
+    kit.same = fits && now === kit.before ? kit.same + 1 : 0; kit.before = now;
     return kit.same >= 4;
   },
 
@@ -187,7 +188,8 @@ class NotebookPage:
         size["width"] = width or size["width"]
         for _ in range(6):  # what comes into sight takes another height than it was guessed to have
             self.page.set_viewport_size(size)
-            self.page.evaluate("kit.panel().node.querySelector('.jp-WindowedPanel-outer').scrollTo(0, 0)")
+            self.until("window.innerWidth === given.width && window.innerHeight === given.height", given=size)
+            self.page.evaluate("kit.stir(), kit.panel().node.querySelector('.jp-WindowedPanel-outer').scrollTo(0, 0)")
             self.until("kit.rested()", seconds=5)
             height = math.ceil(self.page.evaluate("kit.height()"))
             if height == size["height"]:
