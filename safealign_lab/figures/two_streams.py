@@ -200,9 +200,13 @@ def inspector(steps: Sequence[Step]) -> go.Figure:
     rows = list(range(len(steps)))
     figure = go.Figure()
     values = ([s.p_safe for s in steps], [s.p_adversarial for s in steps], [s.p_contrast for s in steps])
+    told = [f"score {s.score:.2f}, {s.plausible} plausible tokens, entropy {s.entropy:.2f} nats" for s in steps]
     for (name, colour), row, symbol in zip(STREAMS, values, DOTS, strict=True):
         marker = {"color": colour, "size": 11, "symbol": symbol, "opacity": 0.85}
-        figure.add_trace(go.Scatter(x=row, y=rows, name=name, mode="markers", marker=marker))
+        figure.add_trace(
+            go.Scatter(x=row, y=rows, name=name, mode="markers", marker=marker, customdata=told,
+                       hovertemplate="%{x:.3f}, %{customdata}<extra>" + name + "</extra>")
+        )  # fmt: skip
     for height, step in enumerate(steps):
         figure.add_annotation(
             x=1.04, y=height, xanchor="left", showarrow=False, text=_verdict(step), font={"size": 13, "color": INK}

@@ -319,7 +319,7 @@ EXERCISES = (
         ),
     ),
     Exercise(
-        name="guided", solution=guided, examine=examine_guided, minutes=8, lesson=LESSON,
+        name="guided", solution=guided, examine=examine_guided, minutes=6, lesson=LESSON,
         hints=(
             "Write down what the two factors of ACD add up to. What do you divide by, so that they add up to 1?",
             "With w = α/(1−α) the factors are 1 + w and −w. Where does w stop to exist?",
@@ -327,7 +327,7 @@ EXERCISES = (
         ),
     ),
     Exercise(
-        name="plausible", solution=plausible, examine=examine_plausible, minutes=8, lesson=LESSON,
+        name="plausible", solution=plausible, examine=examine_plausible, minutes=6, lesson=LESSON,
         hints=(
             "In probabilities: p ≥ threshold · (largest p of the row). The softmax's denominator is the same on both sides.",
             "Take logarithms: l ≥ max l + log(threshold). `amax(dim=-1, keepdim=True)` keeps the rows apart.",
@@ -335,7 +335,7 @@ EXERCISES = (
         ),
     ),
     Exercise(
-        name="left_pad", solution=left_pad, examine=examine_left_pad, minutes=10, lesson=LESSON,
+        name="left_pad", solution=left_pad, examine=examine_left_pad, minutes=8, lesson=LESSON,
         hints=(
             "Three tables of one shape. The width is that of the longest row; the gap stands before the text.",
             "The mask follows from the rows' lengths, never from the ids: the padding id may be a word of the text.",
@@ -343,7 +343,7 @@ EXERCISES = (
         ),
     ),
     Exercise(
-        name="contrast_loop", solution=contrast_loop, examine=examine_contrast_loop, minutes=15, lesson=LESSON,
+        name="contrast_loop", solution=contrast_loop, examine=examine_contrast_loop, minutes=12, lesson=LESSON,
         hints=(
             "One step: logits of both rows in the last column → score → mask → argmax. Then the token goes to both rows.",
             "All three tables grow by one column: the token, a 1, and the last position plus 1.",
