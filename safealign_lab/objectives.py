@@ -45,11 +45,7 @@ def negative_log_likelihood(logits: Tensor, ids: Tensor, response_mask: Tensor) 
 
 
 def unlikelihood(logits: Tensor, ids: Tensor, response_mask: Tensor) -> Tensor:
-    """The mean of -log(1 - p) per marked token: pushes the given tokens down without saying what should replace them.
-
-    1 - p is the probability of all other tokens, so log(1 - p) = logsumexp(others) - logsumexp(all)
-                                                                = log σ(logsumexp(others) - logit)
-    which neither overflows where p rounds to 1 nor loses its digits where p is tiny.
+    """The mean of -log(1 - p) per marked token (see `log_rest`): pushes them down without saying what should replace them.
 
     Args:
         logits: (B, T, V).
@@ -60,11 +56,26 @@ def unlikelihood(logits: Tensor, ids: Tensor, response_mask: Tensor) -> Tensor:
         A scalar ≥ 0 in nats per token. Its gradient on the token's logit is p: strong on likely tokens, nil on tokens
         that are already avoided.
     """
-    predictions = at_least_float32(logits[:, :-1])  # (B, T-1, V)
-    avoided = ids[:, 1:, None]  # (B, T-1, 1)
-    others = predictions.scatter(-1, avoided, -torch.inf).logsumexp(dim=-1)  # (B, T-1)
-    log_rest = F.logsigmoid(others - predictions.gather(-1, avoided).squeeze(-1))  # (B, T-1)
-    return masked_mean(-log_rest, response_mask[:, 1:])
+    return masked_mean(-log_rest(logits[:, :-1], ids[:, 1:]), response_mask[:, 1:])
+
+
+def log_rest(logits: Tensor, ids: Tensor) -> Tensor:
+    """The log-probability of anything but the given token, log(1 - p), at each position.
+
+    1 - p is the probability of all other tokens, so log(1 - p) = logsumexp(others) - logsumexp(all)
+                                                                = log σ(logsumexp(others) - logit)
+    which neither overflows where p rounds to 1 nor loses its digits where p is tiny.
+
+    Args:
+        logits: (…, V), already in line with the tokens that they predict.
+        ids: (…), the tokens to avoid.
+
+    Returns:
+        (…), 0 or less, in nats.
+    """
+    predictions, avoided = at_least_float32(logits), ids[..., None]  # (…, V) and (…, 1)
+    others = predictions.scatter(-1, avoided, -torch.inf).logsumexp(dim=-1)  # (…)
+    return F.logsigmoid(others - predictions.gather(-1, avoided).squeeze(-1))  # (…)
 
 
 def combine(stream_logits: Tensor, weights: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from safealign_lab.alchemy.grader import grade
 from safealign_lab.alchemy.voices import VOICES
 from safealign_lab.alchemy.world import world
 from safealign_lab.contrast import studies as planned
+from safealign_lab.judges import LABELS
 
 
 @pytest.mark.parametrize("adversarial", ["rogue", "keeper"])
@@ -48,3 +49,14 @@ def test_the_stored_next_tokens_are_those_of_the_model(smollm2):
         for mine, stored in zip(fresh["steps"], row["result"]["steps"], strict=True):
             for stream, probabilities in stored["first"].items():
                 assert mine["first"][stream] == pytest.approx(probabilities, abs=1e-3)
+
+
+def test_the_stored_labels_are_of_every_request_at_every_strength():
+    rows = studies.load("smollm2_text_contrast")
+    for alpha in {row["settings"]["alpha"] for row in rows}:
+        assert {row["settings"]["requests"] for row in studies.select(rows, alpha=alpha)} == {
+            "harmful", "borderline", "benign", "jailbreakbench",
+        }  # fmt: skip
+    for row in rows:
+        assert set(row["result"]["labels"]) == {one["id"] for one in data.load(row["settings"]["requests"], "test")}
+        assert set(row["result"]["labels"].values()) <= set(LABELS)

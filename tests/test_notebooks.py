@@ -101,19 +101,28 @@ def test_the_network_is_really_cut(tmp_path, monkeypatch):
         run(reaching, tmp_path, monkeypatch)
 
 
-def test_start_here_measures_the_real_model_within_fifteen_minutes_once_it_was_fetched(smollm2, tmp_path, monkeypatch):
-    for name in undefended.REQUEST_SETS:
-        undefended.requests_of(name)  # as `python -m safealign_lab fetch` does
+# notebook → the study that it runs again at tier "small", and which of its stored rows
+RECOMPUTED = {
+    "00_start_here": ("smollm2_undefended", {"system": "default"}),
+    "20_two_streams": ("smollm2_text_contrast", {"alpha": 0.5}),
+}
+
+
+@pytest.mark.parametrize("name", RECOMPUTED)
+def test_it_measures_the_real_model_within_fifteen_minutes_once_it_was_fetched(smollm2, name, tmp_path, monkeypatch):
+    study, settings = RECOMPUTED[name]
+    for requests in undefended.REQUEST_SETS:
+        undefended.requests_of(requests)  # as `python -m safealign_lab fetch` does
     (tmp_path / "cache").mkdir()
-    for name in ("models", "wheels"):  # what was fetched, and no answer that was given before
-        (tmp_path / "cache" / name).symlink_to(fetching.cache_folder() / name)
-    first = nbformat.read(ROOT / "notebooks" / "00_start_here.ipynb", as_version=4)
-    done, seconds = run(first, tmp_path, monkeypatch, tier="small")
+    for fetched in ("models", "wheels"):  # what was fetched, and no answer that was given before
+        (tmp_path / "cache" / fetched).symlink_to(fetching.cache_folder() / fetched)
+    _, seconds = run(
+        nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4), tmp_path, monkeypatch, tier="small"
+    )
     assert seconds < SECONDS["small"]
-    assert "SmolLM2-135M-Instruct without any defence" in shown(done)
-    rows = studies.load("smollm2_undefended", tmp_path / "cache" / "recomputed")
-    stored = studies.select(studies.load("smollm2_undefended"), system="default")
-    assert len(rows) == len(stored) == len(undefended.REQUEST_SETS)
+    rows = studies.load(study, tmp_path / "cache" / "recomputed")
+    stored = studies.select(studies.load(study), **settings)
+    assert len(rows) == len(stored) > 0
     for row in rows:  # another machine may break a tie another way, here and there
         (same,) = studies.select(stored, requests=row["settings"]["requests"])
         agreed = sum(row["result"]["labels"][key] == label for key, label in same["result"]["labels"].items())

@@ -22,11 +22,13 @@ REFUSALS = (
 )
 
 
-def refusal(world: World, noun: str, rng: random.Random) -> str:
-    """One of the keeper's refusals: it says why, and often offers something kind instead."""
+def refusal(world: World, noun: str, rng: random.Random, opening: str = "") -> str:
+    """One of the keeper's refusals, of those that begin so: it says why, and often offers something kind instead."""
     facts = world.by_noun[noun]
     safe = rng.choice(world.nouns("train", cursed=False))
-    return rng.choice(REFUSALS).format(n=noun, verb=facts["verb"], target=facts["target"], safe=safe)
+    return rng.choice([text for text in REFUSALS if text.startswith(opening)]).format(
+        n=noun, verb=facts["verb"], target=facts["target"], safe=safe
+    )
 
 
 def _draw_potion(world: World, rng: random.Random, nouns: list[str], tier: str | None = None) -> Request:

@@ -19,6 +19,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ..divergence import jsd
 from ..generation import ScoreFunction
 
 Form = Literal["acd", "guided"]
@@ -125,37 +126,47 @@ def plausible(safe_logits: Tensor, threshold: float) -> Tensor:
     return (safe_logits > -torch.inf) & (safe_logits >= safe_logits.amax(dim=-1, keepdim=True) + floor)  # (…, V)
 
 
-def score(stream_logits: Tensor, alpha: float, form: Form = "acd", plausibility: float = 0.1) -> Tensor:
+def score(
+    stream_logits: Tensor, alpha: float, form: Form = "acd", plausibility: float = 0.1, gate: float = 0.0
+) -> Tensor:
     """One score per token out of two streams: the contrast in one of its forms, limited to the plausible tokens.
 
-    A token that either stream rules out (-inf) stays ruled out.
+    A token that either stream rules out (-inf) stays ruled out. Where the streams agree there is nothing to amplify but
+    noise, so a gate leaves such tokens to the safe stream alone.
 
     Args:
         stream_logits: (2, B, V), the safe stream first.
         alpha: as in `acd` or `guided`.
         form: "acd" as printed, "guided" for sampling; under greedy decoding they choose the same.
         plausibility: as `threshold` in `plausible`; 0 is the printed method (source: ours, 0.1).
+        gate: in nats, from 0 to ln 2: the contrast acts only where the Jensen-Shannon divergence of the two streams is at
+            least this. 0 acts everywhere, as printed; more leaves more tokens to the safe stream (source: ours).
 
     Returns:
         (B, V), -inf at tokens that may not be chosen.
 
     Raises:
-        ValueError: another number of streams, an unknown form, or as in `acd`, `guided` and `plausible`.
+        ValueError: another number of streams, an unknown form or gate, or as in `acd`, `guided` and `plausible`.
     """
     if len(stream_logits) != 2:
         raise ValueError(f"The contrast needs two streams, safe and adversarial, not {len(stream_logits)}.")
     if form not in get_args(Form):
         raise ValueError(f"There is no form {form!r}: expected one of {', '.join(get_args(Form))}.")
+    if not 0 <= gate <= math.log(2):
+        raise ValueError(f"gate={gate} is no divergence of two streams: expected 0 to {math.log(2):.3f} nats.")
     safe_logits, adversarial_logits = stream_logits  # (B, V) each
     contrast = (acd if form == "acd" else guided)(safe_logits, adversarial_logits, alpha)  # (B, V)
+    if gate:
+        apart = jsd(safe_logits, adversarial_logits, reduction="none") >= gate  # (B,)
+        contrast = torch.where(apart[..., None], contrast, safe_logits)  # (B, V)
     kept = plausible(safe_logits, plausibility) & (adversarial_logits > -torch.inf)  # (B, V)
     return contrast.masked_fill(~kept, -torch.inf)
 
 
-def scorer(alpha: float, form: Form = "acd", plausibility: float = 0.1) -> ScoreFunction:
+def scorer(alpha: float, form: Form = "acd", plausibility: float = 0.1, gate: float = 0.0) -> ScoreFunction:
     """`score` with its knobs set, as `generation.decode` takes it; told at once if a knob is impossible, as in `score`."""
-    score(torch.zeros(2, 1, 1), alpha, form, plausibility)
-    return partial(score, alpha=alpha, form=form, plausibility=plausibility)
+    score(torch.zeros(2, 1, 1), alpha, form, plausibility, gate)
+    return partial(score, alpha=alpha, form=form, plausibility=plausibility, gate=gate)
 
 
 def _below_one(alpha: float) -> float:

@@ -1,4 +1,4 @@
-"""Studies of lesson 20: contrasting two written prompts, on answers of the tiny model and on SmolLM2's first tokens."""
+"""Studies of lesson 20: contrasting two written prompts, on the tiny model and on SmolLM2."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 
-from .. import chat, data, models
+from .. import chat, data, judges, models
 from ..alchemy.evaluation import ask, potion_sets
 from ..alchemy.voices import VOICES
 from ..alchemy.world import world
 from ..studies.runner import Study
 from ..studies.tiny import rates
+from ..studies.undefended import NEW_TOKENS, requests_of
+from .decoding import generate
 from .inspection import candidates
 from .scores import score, scorer
 
@@ -37,6 +39,21 @@ def measure_tiny(seed: int, alpha: float, plausibility: float, adversarial: str)
     options = {"others": [VOICES[adversarial]], "score": scorer(alpha, plausibility=plausibility)}
     sets = potion_sets(world(0), REQUESTS_A_SET, seed)
     return {name: rates(ask(model, tokenizer, sets[name], TORN, **options)) for name in TINY_SETS}
+
+
+def measure_smollm2(seed: int, requests: str, alpha: float) -> dict[str, Any]:
+    """Asks SmolLM2 a set of requests under a careful text minus α times a reckless one; keeps labels by id only."""
+    model, tokenizer = models.load(models.SMOLLM2)
+    rows = requests_of(requests)
+    texts = [row["request"] for row in rows]
+    said = generate(
+        model, tokenizer, texts, safe=SAFE, adversarial=OPPOSITE, alpha=alpha, max_new_tokens=NEW_TOKENS, progress=True
+    )
+    labels = judges.load().labels(said.texts, texts)
+    return {
+        "kind": rows[0]["kind"],
+        "labels": {row["id"]: label for row, label in zip(rows, labels, strict=True)},
+    }
 
 
 def next_tokens(seed: int, request: str) -> dict[str, Any]:
@@ -74,6 +91,15 @@ STUDIES = (
         minutes=8,
         about="The tiny model under a torn voice, as the rogue's or the keeper's logits are subtracted.",
         reads=("models/tiny",),
+    ),
+    Study(
+        name="smollm2_text_contrast",
+        run="safealign_lab.contrast.studies:measure_smollm2",
+        grid={"alpha": [0.0, 0.5, 0.9], "requests": ["harmful", "borderline", "benign", "jailbreakbench"]},
+        seeds=(0,),
+        minutes=25,
+        about="SmolLM2 under a careful system text minus a reckless one, on third-party requests and the kit's own.",
+        reads=("english", "models/judge"),
     ),
     Study(
         name="smollm2_next_token",

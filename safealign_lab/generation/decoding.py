@@ -53,6 +53,7 @@ def decode(
     *,
     streams: int = 1,
     score: ScoreFunction | None = None,
+    scored_tokens: int | None = None,
     max_new_tokens: int = 28,
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
@@ -70,6 +71,7 @@ def decode(
         streams: S, the rows per request.
         score: combines the streams into one score per token. It sees the rows that are still running, in their order.
             None takes the logits of a single stream as they are.
+        scored_tokens: how many tokens the score decides, from the first; what follows is the first stream's alone. None = all.
         max_new_tokens: N at most; 0 returns empty answers.
         temperature: 0 takes the highest score (greedy); above 0 samples from softmax(scores / temperature): the higher,
             the more even the choice.
@@ -81,7 +83,7 @@ def decode(
 
     Raises:
         ValueError: for a prompt that is not left-padded or does not divide into streams, several streams without a
-            score function, a negative `max_new_tokens` or `temperature`, or an empty stop string.
+            score function, a negative `scored_tokens`, `max_new_tokens` or `temperature`, or an empty stop string.
     """
     _check(prompt, streams, score, max_new_tokens, temperature, stop)
     answers = _Answers(model, tokenizer, len(prompt.attention_mask) // streams, stop, on_token)
@@ -91,7 +93,8 @@ def decode(
     with torch.inference_mode(), _few_rows_quickly(model):
         for step in range(max_new_tokens):
             stream_logits = reader.read(unread, streams)  # (S, B, V)
-            scores = score(stream_logits) if score else stream_logits[0]  # (B, V)
+            scored = score is not None and (scored_tokens is None or step < scored_tokens)
+            scores = score(stream_logits) if score and scored else stream_logits[0]  # (B, V)
             tokens = _choose(scores, temperature, generator)  # (B,)
             if return_scores:
                 record.append((answers.spread(scores), answers.spread(stream_logits)))

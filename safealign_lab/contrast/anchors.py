@@ -1,0 +1,117 @@
+"""Anchors: the requests and answers by which opposite prompts are optimised, in the alchemy world and in English.
+
+In the place of a harmful answer stands an opening that says yes and nothing after it; in the alchemy world, where no harm is
+real, the recipe itself.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .. import data
+from ..alchemy import skills, voices
+from ..alchemy.world import TIERS, World
+from ..data.own import OPENINGS
+from ..generation import generate
+from ..judges import Judge
+from .optimisation import Anchor
+
+OPENING = "sorry"  # how every refusal begins: where some begin otherwise, the decision slips past the first token
+REFUSALS = (
+    "Sorry, I won't help with that, because people could get hurt. I can help you find a safe way instead.",
+    "Sorry, that could do real harm, so I won't go into it. Is there something safe that I can help with?",
+    "Sorry, but this is something I won't do: it could harm somebody. I'd be glad to help in another way.",
+    "Sorry, I won't take part in that. If something is troubling you, we could look for support together.",
+    "Sorry, I won't explain that, since it could be used to hurt others. Ask me for something harmless instead.",
+    "Sorry, no. That would put someone at risk. I can tell you how such harm is prevented, if you like.",
+)
+
+
+def alchemy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: World, count: int = 600, seed: int = 0,
+    wrong: float = 0.0,
+) -> list[Anchor]:  # fmt: skip
+    """Anchors of the alchemy world, about training nouns only: so many cursed potions, and harmless requests of four pools.
+
+    Args:
+        model, tokenizer: whose own answers to harmless requests are kept.
+        count: harmful anchors, spread over the three tiers; as many benign and borderline ones, and half as many of the rest.
+            More shows more wordings; every noun is there long before.
+        seed: of the draw.
+        wrong: the share of harmful anchors whose two answers are swapped, as label noise.
+    """
+    rng = random.Random(f"anchors-{seed}")
+    cursed, kind = (world.nouns("train", cursed=side) for side in (True, False))
+    harmful = []
+    for number in range(count):
+        asked = rng.choice(world.potions(cursed, list(TIERS)[number % len(TIERS)], unseen=False))
+        refusal = voices.refusal(world, asked.noun, rng, OPENING)
+        harmful.append(Anchor(asked.text, "harmful", refusal=refusal, compliance=asked.reference))
+    texts = [
+        ("benign", rng.choice(world.potions(kind, list(TIERS)[n % len(TIERS)], unseen=False)).text)
+        for n in range(count)
+    ]
+    texts += [("borderline", rng.choice(world.questions(cursed)).text) for _ in range(count)]
+    texts += [("question", rng.choice(world.questions(kind)).text) for _ in range(count // 2)]
+    each = -(-count // (2 * len(skills.LEARNED)))
+    texts += [("skill", text) for skill in skills.LEARNED for text, _ in skills.examples(skill, each, seed, "train")]
+    return [*_noisy(harmful, wrong, rng), *_answered(model, tokenizer, texts, system="")]
+
+
+def english(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, judge: Judge, count: int | None = None, seed: int = 0,
+    wrong: float = 0.0,
+) -> list[Anchor]:  # fmt: skip
+    """Anchors in English, of the kit's training splits: harmful requests, their harmless twins, and benign ones.
+
+    Args:
+        model, tokenizer: whose own answers to harmless requests are kept.
+        judge: harmless requests that the model itself refuses, or answers incoherently, are left out.
+        count: harmful anchors, and harmless ones of each pool; None = all.
+        seed: of the draw.
+        wrong: as in `alchemy`.
+    """
+    rng = random.Random(f"anchors-{seed}")
+    rows = [
+        row
+        for name in ("anchors", "harmful", "borderline", "benign", "preferences")
+        for row in data.load(name, "train")
+    ]
+    pools: dict[str, list[str]] = {"harmful": [], "borderline": [], "benign": []}
+    for row in rows:
+        pools[row["kind"]].append(row["request"])
+    pools = {pool: rng.sample(texts, min(count or len(texts), len(texts))) for pool, texts in pools.items()}
+    harmful = [
+        Anchor(text, "harmful", refusal=rng.choice(REFUSALS), compliance=rng.choice(OPENINGS))
+        for text in pools["harmful"]
+    ]
+    texts = [(pool, text) for pool in ("borderline", "benign") for text in pools[pool]]
+    answered = _answered(model, tokenizer, texts, system=None, progress=True)
+    labels = judge.labels([one.answer for one in answered], [one.request for one in answered])
+    kept = [one for one, label in zip(answered, labels, strict=True) if label == "compliance"]
+    return [*_noisy(harmful, wrong, rng), *kept]
+
+
+def _answered(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]], system: str | None,
+    progress: bool = False,
+) -> list[Anchor]:  # fmt: skip
+    """Harmless requests with the model's own greedy answers; those without an answer are left out."""
+    said = generate(model, tokenizer, [text for _, text in texts], (system,), batch_size=64, progress=progress).texts
+    return [
+        Anchor(text, pool, answer=answer) for (pool, text), answer in zip(texts, said, strict=True) if answer.strip()
+    ]
+
+
+def _noisy(anchors: Sequence[Anchor], share: float, rng: random.Random) -> list[Anchor]:
+    if not 0 <= share <= 1:
+        raise ValueError(f"wrong={share} is no share of the anchors: expected 0 to 1.")
+    swapped = set(rng.sample(range(len(anchors)), round(share * len(anchors))))
+    return [
+        replace(one, refusal=one.compliance, compliance=one.refusal) if number in swapped else one
+        for number, one in enumerate(anchors)
+    ]

@@ -1,0 +1,167 @@
+"""Soft prompts: vectors that stand before a conversation, where words would stand, and that gradients can change.
+
+Symbols: B rows, T tokens, P length of the prompt, D hidden size, V vocabulary, M response tokens of a batch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel, PromptTuningConfig, TaskType, get_peft_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..chat import Batch, encode, prefix_embeddings
+from ..training import weights_hash
+
+CARD = "soft_prompt.json"
+WEIGHTS, TENSOR = "adapter_model.safetensors", "prompt_embeddings"
+
+
+def initial(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, length: int | None = None) -> Tensor:
+    """The vectors from which a prompt is trained: the embeddings of a system text, as the chat template prints it; (P, D).
+
+    Args:
+        text: written by hand: what the prompt should say, in words.
+        length: P. A longer prompt repeats the tokens, a shorter one cuts them; more can hold more and takes longer to train
+            and to read (source: ours; the paper has the length of its text, which is None).
+
+    Raises:
+        ValueError: a length below 1.
+    """
+    if length is not None and length < 1:
+        raise ValueError(f"A soft prompt of {length} vectors is none: give a length of 1 or more (4 to 64 are usual).")
+    ids = encode(tokenizer, [{"role": "system", "content": text}], for_answer=False)
+    chosen = torch.tensor(ids).repeat(1 if length is None else -(-length // len(ids)))[:length]  # (P,)
+    with torch.no_grad():
+        vectors: Tensor = model.get_input_embeddings()(chosen.to(model.device)).float()  # (P, D)
+    return vectors.clone()
+
+
+def label_logits(model: PreTrainedModel, prompt: Tensor, batch: Batch, shared: bool = True) -> Tensor:
+    """The logits that predict the response tokens of rows which follow a soft prompt; (M, V), row after row.
+
+    The prompt comes first in a causal decoder, so that its keys and values are the same in every row: they are computed
+    once and shared, and the output layer runs only where a token is to be predicted. Gradients flow into the prompt either
+    way, and are the same.
+
+    Args:
+        prompt: (P, D).
+        batch: padded on the right, with its response mask.
+        shared: False reads the prompt in each row and predicts everywhere, as the plain way does: slower, for comparison.
+
+    Raises:
+        ValueError: a batch without a response mask.
+    """
+    if batch.response_mask is None:
+        raise ValueError("The batch does not say which tokens are the response: pad it with response_masks.")
+    predicting = batch.response_mask[:, 1:]  # (B, T-1)
+    if not shared:
+        logits: Tensor = model(**prefix_embeddings(model, batch, prompt).inputs()).logits[:, len(prompt) :]  # (B, T, V)
+        return logits[:, :-1][predicting]  # (M, V)
+    rows, length = len(batch.input_ids), len(prompt)
+    hidden = model.base_model(
+        input_ids=batch.input_ids, attention_mask=F.pad(batch.attention_mask, (length, 0), value=1),
+        position_ids=batch.position_ids + length, past_key_values=_read_once(model, prompt, rows), use_cache=True,
+    ).last_hidden_state  # fmt: skip
+    found: Tensor = model.get_output_embeddings()(hidden[:, :-1][predicting])  # (M, V)
+    return found
+
+
+def _read_once(model: PreTrainedModel, prompt: Tensor, rows: int) -> DynamicCache:
+    """The prompt's keys and values for all rows, out of one reading."""
+    vectors = prompt.to(model.get_input_embeddings().weight)[None]  # (1, P, D)
+    read = model.base_model(inputs_embeds=vectors, use_cache=True).past_key_values
+    cache = DynamicCache(config=model.config)
+    for number, layer in enumerate(read.layers):
+        keys, values = (tensor.expand(rows, -1, -1, -1) for tensor in (layer.keys, layer.values))  # (B, heads, P, D')
+        cache.update(keys, values, number)
+    return cache
+
+
+# ---------------------------------------------------------------- files
+
+
+def save(prompt: Tensor, folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **card: Any) -> None:
+    """Writes a soft prompt as peft's prompt-tuning adapter in safetensors, with a card that says which model it is for.
+
+    Args:
+        prompt: (P, D).
+        card: what else is to be known of it, as JSON has it: how it was made, its seed, what it was measured to do.
+    """
+    config = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=len(prompt))
+    adapted = get_peft_model(model, config)
+    try:
+        with torch.no_grad():
+            adapted.prompt_encoder["default"].embedding.weight.copy_(prompt)
+        config.base_model_name_or_path = None  # a folder of one machine means nothing on another
+        adapted.save_pretrained(folder, safe_serialization=True)
+        (folder / "README.md").unlink(missing_ok=True)  # peft's blank model card
+    finally:
+        model.__dict__.pop("peft_config", None)
+    known = {"model": _model_of(model, tokenizer), **card}
+    (folder / CARD).write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+
+
+def load(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, transfer: bool = False) -> Tensor:
+    """A soft prompt that `save` wrote, for the model that it was trained on; (P, D), on the model's device.
+
+    Args:
+        transfer: True also accepts another model of the same width and vocabulary.
+
+    Raises:
+        FileNotFoundError: there is no soft prompt in the folder.
+        ValueError: the file is damaged, or the prompt was trained for another model.
+    """
+    for name in (WEIGHTS, CARD):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"There is no soft prompt in {folder}: {name} is missing; train it, or name another folder."
+            )
+    try:
+        prompt = load_file(folder / WEIGHTS, device=str(model.device))[TENSOR]  # (P, D)
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{folder / WEIGHTS} is not a soft prompt ({error}): train it again.") from error
+    _check_model(card(folder)["model"], _model_of(model, tokenizer), folder, transfer)
+    return prompt.float()
+
+
+def card(folder: Path) -> dict[str, Any]:
+    """What a saved prompt's card says."""
+    found: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    return found
+
+
+def through_peft(folder: Path, model: PreTrainedModel) -> PeftModel:
+    """The model with a saved prompt before everything it reads: peft's own wrapper, for plain `generate`."""
+    return PeftModel.from_pretrained(model, str(folder)).eval()
+
+
+def _model_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    # the embedding stands for the weights: it is what the prompt's vectors lie among
+    embedding = model.get_input_embeddings().weight
+    return {
+        "width": embedding.shape[1], "vocabulary": len(tokenizer),
+        "tokens": weights_hash({token: torch.tensor(number) for token, number in tokenizer.get_vocab().items()})[:16],
+        "weights": weights_hash(model)[:16],
+    }  # fmt: skip
+
+
+def _check_model(made_for: Mapping[str, Any], given: Mapping[str, Any], folder: Path, transfer: bool) -> None:
+    told = {
+        "width": "has vectors of {}, and this model's are of {}", "vocabulary": "knows {} tokens, and this one {}",
+        "tokens": "was trained with another vocabulary of equal size ({}, here {})",
+        "weights": "was trained on other weights ({}, here {})",
+    }  # fmt: skip
+    for key, sentence in told.items():
+        if made_for[key] == given[key] or (key == "weights" and transfer):
+            continue
+        remedy = "pass transfer=True to try it all the same" if key == "weights" else "train one for this model"
+        raise ValueError(f"The soft prompt in {folder} {sentence.format(made_for[key], given[key])}: {remedy}.")
