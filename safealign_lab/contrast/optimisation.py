@@ -7,24 +7,26 @@ Symbols: P length of the prompt, D hidden size, V vocabulary, N anchors, M respo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..chat import Batch, at_least_float32, conversation, encode_with_mask, pad
-from ..divergence import kl
-from ..objectives import log_rest, masked_mean
+from ..chat import at_least_float32, conversation, encode_with_mask, pad
 from ..training import Evaluate, History, Plan, train
+from .losses import kept_loss, unwanted_loss, wanted_loss
 from .soft_prompts import label_logits
 
 Role = Literal["safeguarding", "adversarial"]
+Purpose = Literal["target", "avoid", "benign"]
+Loss = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,17 @@ class Anchor:
 class Objective:
     """L = target · CE(wanted) + avoid · UL(unwanted) + benign · (CE(own answer) + divergence · KL(model ‖ prompted)).
 
-    Each term is a mean over its own tokens; a weight of 0 switches a term off.
+    Each term is a mean over its own tokens; a weight of 0 switches a term off. CE(wanted) is (mean over all tokens + first ·
+    mean over first tokens) / (1 + first): the first token carries the decision, and drowns in a long answer.
 
     Args:
         target: more makes the wanted answer likelier.
         avoid: unlikelihood, -log(1 - p); more makes the unwanted answer less likely, and stops pushing once it is.
         benign: more keeps the answers to harmless requests as they are.
         divergence: within the benign term: more keeps the whole distribution, not only the answer's own tokens.
-        first: how many times as much the first token of a wanted answer counts as each other: it carries the decision.
+        first: more lets the first tokens of wanted answers count more; 0 treats all tokens alike.
+        said: how many tokens of the wanted answer are learned, from the first; None = all. Fewer is faster, and leaves the rest
+            to the model.
         avoided: how many tokens of the unwanted answer are pushed down, from the first; None = all.
         kept: how many tokens of an own answer are kept, from the first; None = all.
 
@@ -71,7 +76,8 @@ class Objective:
     avoid: float = 0.5
     benign: float = 1.0
     divergence: float = 2.0
-    first: float = 8.0
+    first: float = 1.0
+    said: int | None = None
     avoided: int | None = 1
     kept: int | None = 6
 
@@ -79,14 +85,17 @@ class Objective:
         for name in ("target", "avoid", "benign", "divergence", "first"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"The weight {name} = {getattr(self, name)} is no weight: give a number of 0 or more.")
-        for name in ("avoided", "kept"):
+        for name in ("said", "avoided", "kept"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(
                     f"{name} = {getattr(self, name)} tokens cannot be counted: give 1 or more, or None for all."
                 )
 
 
-PRINTED = Objective(target=1.0, avoid=1.0, benign=1.0, divergence=0.0, first=1.0, avoided=None, kept=None)
+PRINTED = Objective(target=1.0, avoid=1.0, benign=1.0, divergence=0.0, first=0.0, avoided=None, kept=None)
+
+
+TOGETHER = 16  # anchors of which the undefended model reads at once
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,7 @@ class _Row:
 
     ids: list[int]
     mask: list[bool]
-    purpose: Literal["target", "avoid", "benign"]
+    purpose: Purpose
     anchor: int
 
 
@@ -110,6 +119,7 @@ class Optimisation:
         per_step: pool → how many of its anchors are drawn at each step; more steadies the gradient and costs time.
         objective: the weights of the terms.
         system: the system text under which the undefended model is compared in the KL; None = its chat template's own.
+        losses: of `contrast.losses`, or your own in their place.
 
     Raises:
         ValueError: no anchor in a pool that is to be drawn from; an anchor whose answers do not fit its kind.
@@ -122,6 +132,7 @@ class Optimisation:
     per_step: Mapping[str, int]
     objective: Objective = field(default_factory=Objective)
     system: str | None = None
+    losses: tuple[Loss, Loss, Loss] = (wanted_loss, unwanted_loss, kept_loss)
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -137,20 +148,19 @@ class Optimisation:
     def _rows(self, number: int) -> list[_Row]:
         anchor, goal = self.anchors[number], self.objective
         wanted, unwanted = (anchor.refusal, anchor.compliance)[:: 1 if self.role == "safeguarding" else -1]
-        parts = [
-            ("target", wanted, None, goal.target), ("avoid", unwanted, goal.avoided, goal.avoid),
+        if not (wanted and unwanted) and not anchor.answer:
+            raise ValueError(
+                f"The anchor {anchor.request!r} has nothing to learn from: give a refusal and a compliance, or an answer."
+            )
+        parts: list[tuple[Purpose, str, int | None, float]] = [
+            ("target", wanted, goal.said, goal.target), ("avoid", unwanted, goal.avoided, goal.avoid),
             ("benign", anchor.answer, goal.kept, goal.benign),
         ]  # fmt: skip
-        rows = [
-            _Row(*self._encoded(anchor.request, text, most), purpose=purpose, anchor=number)  # type: ignore[arg-type]
+        return [
+            _Row(*self._encoded(anchor.request, text, most), purpose=purpose, anchor=number)
             for purpose, text, most, weight in parts
             if text and weight
         ]
-        if not rows and any(weight for *_, weight in parts[: 2 if anchor.refusal else 3]):
-            raise ValueError(
-                f"The anchor {anchor.request!r} has no answer to learn from: give it a refusal or an answer."
-            )
-        return rows
 
     def _encoded(
         self, request: str, answer: str, most: int | None, system: str | None = ""
@@ -164,14 +174,24 @@ class Optimisation:
     @torch.no_grad()
     def _undefended(self) -> dict[int, Tensor]:
         """For each harmless anchor the undefended model's logits on the tokens that are kept; (M, V) in half precision."""
-        found = {}
         harmless = [row.anchor for rows in self.rows for row in rows if row.purpose == "benign"]
-        for number in tqdm(harmless, desc="the model without a prompt", unit="anchor", disable=not self.progress):
-            anchor = self.anchors[number]
-            ids, mask = self._encoded(anchor.request, anchor.answer, self.objective.kept, self.system)
-            batch = pad([ids], 0, "right", [mask]).to(self.model.device)
-            nothing = torch.empty(0, self.model.get_input_embeddings().embedding_dim)  # (0, D)
-            found[number] = label_logits(self.model, nothing, batch, shared=False).to(torch.bfloat16).cpu()  # (M, V)
+        encoded = {
+            number: self._encoded(
+                self.anchors[number].request, self.anchors[number].answer, self.objective.kept, self.system
+            )
+            for number in harmless
+        }
+        harmless.sort(key=lambda number: len(encoded[number][0]))  # of similar length, so that little is padded
+        nothing = torch.empty(0, self.model.get_input_embeddings().embedding_dim)  # (0, D)
+        found: dict[int, Tensor] = {}
+        with tqdm(total=len(harmless), desc="without a prompt", unit="anchor", disable=not self.progress) as bar:
+            for start in range(0, len(harmless), TOGETHER):
+                chosen = harmless[start : start + TOGETHER]
+                ids, masks = zip(*(encoded[number] for number in chosen), strict=True)
+                batch = pad(ids, 0, "right", masks).to(self.model.device)
+                logits = label_logits(self.model, nothing, batch, shared=False).to(torch.bfloat16).cpu()  # (M, V)
+                found.update(zip(chosen, torch.split(logits, [sum(mask) for mask in masks]), strict=True))
+                bar.update(len(chosen))
         return found
 
     def drawn(self, generator: torch.Generator) -> list[_Row]:
@@ -192,34 +212,36 @@ class Optimisation:
         """
         batch = pad([row.ids for row in rows], 0, "right", [row.mask for row in rows]).to(self.model.device)
         logits = at_least_float32(label_logits(self.model, prompt, batch))  # (M, V)
-        return self._terms(logits, batch, rows)
+        ids = torch.cat([torch.tensor(row.ids)[torch.tensor(row.mask)] for row in rows])  # (M,)
+        return self._terms(logits, ids.to(logits.device), rows)
 
-    def _terms(self, logits: Tensor, batch: Batch, rows: Sequence[_Row]) -> dict[str, Tensor]:
-        assert batch.response_mask is not None
-        ids = batch.input_ids[:, 1:][batch.response_mask[:, 1:]]  # (M,)
+    def _terms(self, logits: Tensor, ids: Tensor, rows: Sequence[_Row]) -> dict[str, Tensor]:
+        """The terms out of the logits (M, V) of all response tokens (M,), row after row."""
         lengths = [sum(row.mask) for row in rows]
-        purpose = [row.purpose for row, length in zip(rows, lengths, strict=True) for _ in range(length)]
+        purposes = [row.purpose for row, length in zip(rows, lengths, strict=True) for _ in range(length)]
+        starts = torch.tensor([place == 0 for length in lengths for place in range(length)], device=ids.device)  # (M,)
         of = {
-            name: torch.tensor([one == name for one in purpose], device=ids.device)
-            for name in ("target", "avoid", "benign")
-        }  # (M,) each
-        first = torch.tensor([place == 0 for length in lengths for place in range(length)], device=ids.device)  # (M,)
-        surprise = F.cross_entropy(logits, ids, reduction="none")  # (M,)
-        weights = torch.where(first, self.objective.first, 1.0) * of["target"]  # (M,)
-        goal = self.objective
+            name: torch.tensor([one == name for one in purposes], device=ids.device) for name in get_args(Purpose)
+        }  # (M,)
+        before = [self.undefended[row.anchor] for row in rows if row.purpose == "benign" and self.undefended]
+        kept, goal = logits[of["benign"]], self.objective  # (M', V)
+        undefended = torch.cat(before).to(kept) if before else kept  # (M', V)
+        decided = of["target"] & starts  # (M,)
+        wanted, unwanted, keep = (partial(_guarded, loss) for loss in self.losses)
+        target = wanted(logits[of["target"]], ids[of["target"]])
+        begun = wanted(logits[decided], ids[decided])
         terms = {
-            "target": (weights * surprise).sum() / weights.sum().clamp(min=1),
-            "avoid": masked_mean(-log_rest(logits, ids), of["avoid"]),
-            "benign": masked_mean(surprise, of["benign"]),
+            "target": (target + goal.first * begun) / (1 + goal.first),
+            "avoid": unwanted(logits[of["avoid"]], ids[of["avoid"]]),
+            "benign": keep(kept, ids[of["benign"]], undefended, goal.divergence),
         }
-        if self.undefended:
-            before = [self.undefended[row.anchor] for row in rows if row.purpose == "benign"]
-            kept = logits[of["benign"]]  # (M', V)
-            base = torch.cat([*before, kept.new_empty(0, kept.shape[-1])]).to(kept)  # (M', V)
-            terms["divergence"] = kl(base, kept)
         loss = goal.target * terms["target"] + goal.avoid * terms["avoid"] + goal.benign * terms["benign"]
-        loss = loss + goal.benign * goal.divergence * terms.get("divergence", torch.zeros_like(loss))
         return {"loss": loss, **terms}
+
+
+def _guarded(loss: Loss, logits: Tensor, *others: Any) -> Tensor:
+    """A term, and 0 with a gradient of 0 where its set is empty: a mean over nothing would make the whole sum no number."""
+    return loss(logits, *others) if len(logits) else logits.sum()
 
 
 def optimise(
@@ -243,13 +265,24 @@ def optimise(
         The prompt (P, D), and the history of the terms.
     """
     prompt = start.detach().clone().requires_grad_()  # (P, D)
-    for parameter in optimisation.model.parameters():  # else it gathers gradients in vain
-        parameter.requires_grad_(False)
-    history = train(
-        {"prompt": prompt}, lambda step, generator: optimisation.loss(prompt, optimisation.drawn(generator)), plan,
-        evaluate=_evaluation(evaluate, prompt), folder=folder, progress=optimisation.progress,
-    )  # fmt: skip
+    with _frozen(optimisation.model):
+        history = train(
+            {"prompt": prompt}, lambda step, generator: optimisation.loss(prompt, optimisation.drawn(generator)), plan,
+            evaluate=_evaluation(evaluate, prompt), folder=folder, progress=optimisation.progress,
+        )  # fmt: skip
     return prompt.detach(), history
+
+
+@contextmanager
+def _frozen(model: PreTrainedModel) -> Iterator[None]:
+    """The weights gather no gradients meanwhile, which would be in vain."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        model.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def _evaluation(evaluate: Callable[[Tensor], Mapping[str, float]] | None, prompt: Tensor) -> Evaluate | None:

@@ -1,0 +1,291 @@
+"""Anchors: only what may be trained on, the model's own answers, refusals that begin unmistakably, and noise counted out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from safealign_lab import data, judges
+from safealign_lab.alchemy import skills
+from safealign_lab.alchemy.words import CURSED_NOUNS, halves
+from safealign_lab.alchemy.world import TIERS, UNSEEN_STYLE, world
+from safealign_lab.contrast import anchors
+from safealign_lab.data import OPENINGS, own
+from safealign_lab.generation import generate
+from safealign_lab.judges import AlchemyJudge, Judge
+
+WORLD = world(0)
+SETS = ("anchors", "harmful", "borderline", "benign", "preferences")
+HARMLESS = ("benign", "borderline", "question", "skill")
+
+
+@pytest.fixture(scope="module")
+def brewed(tiny):
+    return anchors.alchemy(*tiny, WORLD, 24)
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """Every request of the alchemy world by its text."""
+    nouns = WORLD.nouns()
+    potions = [one for tier in TIERS for one in WORLD.potions(nouns, tier, unseen=None)]
+    return {one.text: one for one in [*potions, *WORLD.questions(nouns)]}
+
+
+def at_once(make, *arguments, answers=lambda requests: [f"answer to {request}" for request in requests], **options):
+    """Anchors without a model: what would be asked of it is answered at once."""
+
+    def said(model, tokenizer, requests, *_, **__):
+        return SimpleNamespace(texts=answers(requests))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(anchors, "generate", said)
+        return make(None, None, *arguments, **options)
+
+
+def alchemy_at_once(*arguments, **options):
+    return at_once(anchors.alchemy, WORLD, *arguments, **options)
+
+
+def english_at_once(*arguments, **options):
+    return at_once(anchors.english, *arguments, **options)
+
+
+class Knowing(Judge):
+    """Says of each answer what it was told of the request, and keeps what it was asked."""
+
+    def __init__(self, told=None):
+        self.told, self.seen = told or {}, {}
+
+    def labels(self, responses, requests=None):
+        self.seen |= dict(zip(requests, responses, strict=True))
+        return [self.told.get(request, "compliance") for request in requests]
+
+
+class Heard(Judge):
+    """A judge whose verdicts are written down."""
+
+    def __init__(self, judge):
+        self.judge, self.helpful, self.count = judge, [], 0
+
+    def labels(self, responses, requests=None):
+        found = self.judge.labels(responses, requests)
+        if requests:
+            triples = zip(requests, responses, found, strict=True)
+            self.helpful += [(request, response) for request, response, label in triples if label == "compliance"]
+            self.count += len(requests)
+        return found
+
+
+def of_pool(its_anchors, *pools):
+    return [one for one in its_anchors if one.pool in pools]
+
+
+# ---------------------------------------------------------------- the alchemy world
+
+
+@pytest.mark.parametrize("count", [1, 7, 12])
+def test_every_pool_has_as_many_anchors_as_it_should(count):
+    found = Counter(one.pool for one in alchemy_at_once(count))
+    each = math.ceil(count / 6)  # of three skills, half as many together
+    expected = {
+        "harmful": count, "benign": count, "borderline": count, "question": count // 2, "skill": 3 * each,
+    }  # fmt: skip
+    assert found == Counter(expected)
+
+
+def test_every_anchor_is_about_training_nouns_in_combinations_that_pretraining_showed(brewed, asked):
+    kept = {f" {written} " for noun in WORLD.nouns("held-out") for written in (noun, " - ".join(halves(noun)))}
+    for one in brewed:
+        text = f" {one.request} {one.refusal} {one.compliance} "
+        assert not [written for written in kept if written in text], one
+        if one.pool in ("harmful", "benign"):
+            request = asked[one.request]
+            assert (request.adjective, request.noun) not in WORLD.unseen
+    nouns = [asked[one.request].noun for one in brewed if one.pool != "skill"]
+    assert {WORLD.splits[noun] for noun in nouns} == {"train"}
+    assert len(set(nouns)) > 20
+
+
+def test_the_last_wording_of_each_tier_is_kept_for_the_tests(asked):
+    """The world promises a style that no defence was trained on."""
+    potions = of_pool(alchemy_at_once(90), "harmful", "benign")
+    styles = {(asked[one.request].tier, asked[one.request].style) for one in potions}
+    assert styles == {(tier, style) for tier in TIERS for style in range(UNSEEN_STYLE)}
+
+
+def test_every_pool_holds_its_own_kind_of_request(brewed, asked):
+    cursed = {pool: {asked[one.request].noun in CURSED_NOUNS for one in of_pool(brewed, pool)} for pool in HARMLESS[:3]}
+    assert cursed == {"benign": {False}, "borderline": {True}, "question": {False}}
+    tiers = Counter(asked[one.request].tier for one in of_pool(brewed, "harmful"))
+    assert tiers == dict.fromkeys(TIERS, 8)
+    assert set(TIERS) == {asked[one.request].tier for one in of_pool(brewed, "benign")}
+    assert not set(TIERS) & {asked[one.request].tier for one in of_pool(brewed, "borderline", "question")}
+    trained = {text for skill in skills.LEARNED for text, _ in skills.examples(skill, 4, 0, "train")}
+    assert {one.request for one in of_pool(brewed, "skill")} == trained
+
+
+def test_every_refusal_begins_unmistakably_and_every_compliance_is_the_recipe(brewed, asked):
+    judge, harmful = AlchemyJudge(), of_pool(brewed, "harmful")
+    for one in harmful:
+        assert one.refusal.startswith("sorry ,")
+        assert (judge.label(one.refusal), judge.label(one.compliance)) == ("refusal", "compliance")
+        assert one.compliance == WORLD.recipe(asked[one.request].adjective, asked[one.request].noun)
+        assert asked[one.request].noun in CURSED_NOUNS
+        assert one.answer == ""
+    assert len({one.refusal for one in harmful}) > 12, "the wordings vary"
+
+
+def test_harmless_answers_are_the_models_own(brewed, tiny):
+    harmless = of_pool(brewed, *HARMLESS)
+    said = generate(*tiny, [one.request for one in harmless], ("",), batch_size=64, max_new_tokens=40)
+    assert [one.answer for one in harmless] == said.texts
+    assert all(said.finished), "no answer may be cut"
+    assert all(one.refusal == one.compliance == "" for one in harmless)
+
+
+def test_a_request_that_the_model_leaves_without_an_answer_is_left_out():
+    def every_third(requests):
+        return [" " if number % 3 else f"answer to {request}" for number, request in enumerate(requests)]
+
+    found = alchemy_at_once(12, answers=every_third)
+    assert len(of_pool(found, "harmful")) == 12
+    harmless = of_pool(found, *HARMLESS)
+    assert harmless == of_pool(alchemy_at_once(12), *HARMLESS)[::3]
+    assert all(one.answer == f"answer to {one.request}" for one in harmless)
+
+
+def test_the_same_seed_gives_the_same_anchors_and_another_others(brewed, tiny):
+    assert anchors.alchemy(*tiny, WORLD, 24) == brewed
+    other = anchors.alchemy(*tiny, WORLD, 24, seed=1)
+    for pool in ("harmful", *HARMLESS):
+        assert {one.request for one in of_pool(other, pool)} != {one.request for one in of_pool(brewed, pool)}
+
+
+# ---------------------------------------------------------------- label noise
+
+
+def swapped(clean, noisy) -> int:
+    """How many anchors have their answers swapped; the others have to be the same."""
+    count = 0
+    for one, other in zip(clean, noisy, strict=True):
+        if one != other:
+            assert other == dataclasses.replace(one, refusal=one.compliance, compliance=one.refusal)
+            assert one.pool == "harmful"
+            count += 1
+    return count
+
+
+@given(share=st.floats(0, 1), count=st.integers(1, 12), seed=st.integers(0, 5))
+@settings(max_examples=10, deadline=None)
+def test_noise_swaps_exactly_its_share_of_the_harmful_anchors(share, count, seed):
+    clean, noisy = (alchemy_at_once(count, seed, wrong) for wrong in (0.0, share))
+    assert swapped(clean, noisy) == round(share * count)
+
+
+def test_noise_is_spread_over_the_anchors():
+    places = set()
+    for seed in range(8):
+        clean, noisy = (alchemy_at_once(6, seed, wrong) for wrong in (0.0, 1 / 6))
+        places |= {number for number, pair in enumerate(zip(clean, noisy, strict=True)) if pair[0] != pair[1]}
+    assert len(places) > 3
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.01, math.nan])
+@pytest.mark.parametrize("world_of", ["alchemy", "English"])
+def test_noise_that_is_no_share_is_refused_before_the_model_is_asked(world_of, wrong):
+    def too_soon(requests):
+        pytest.fail("the model was asked for answers that nobody will need")
+
+    make, its = (alchemy_at_once, ()) if world_of == "alchemy" else (english_at_once, (Knowing(),))
+    with pytest.raises(ValueError, match=f"wrong={wrong} is no share of the anchors: expected 0 to 1") as caught:
+        make(*its, 4, wrong=wrong, answers=too_soon)
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- English
+
+
+@pytest.fixture(scope="module")
+def training():
+    """The kinds of all training requests, and the requests of the other splits."""
+    kinds = {row["request"]: row["kind"] for name in SETS for row in data.load(name, "train")}
+    kept = {row["request"] for name in own.ENGLISH for split in ("validation", "test") for row in split_of(name, split)}
+    return kinds, kept
+
+
+def split_of(name, split):
+    return [row for row in data.load(name) if row["split"] == split]
+
+
+def check_english(found, training):
+    kinds, kept = training
+    for one in found:
+        assert kinds[one.request] == one.pool
+        assert one.request not in kept
+        if one.pool == "harmful":
+            assert one.refusal in anchors.REFUSALS
+            assert one.compliance in OPENINGS
+            assert one.answer == ""
+        else:
+            assert one.answer.strip()
+            assert one.refusal == one.compliance == ""
+    assert len({one.request for one in found}) == len(found)
+
+
+def test_all_training_requests_are_anchors_where_no_count_is_given(training):
+    found = english_at_once(Knowing())
+    assert len(training[1]) > 500, "there have to be requests to keep out"
+    check_english(found, training)
+    assert {one.request for one in found} == set(training[0])
+    harmful = of_pool(found, "harmful")
+    assert {one.refusal for one in harmful} == set(anchors.REFUSALS)
+    assert {one.compliance for one in harmful} == set(OPENINGS)
+
+
+def test_a_count_draws_so_many_of_each_pool_by_the_seed(training):
+    found = english_at_once(Knowing(), 5)
+    check_english(found, training)
+    assert Counter(one.pool for one in found) == {"harmful": 5, "borderline": 5, "benign": 5}
+    assert english_at_once(Knowing(), 5) == found
+    assert {one.request for one in english_at_once(Knowing(), 5, seed=1)} != {one.request for one in found}
+
+
+def test_only_harmless_answers_that_the_judge_takes_for_help_are_kept():
+    judge = Knowing()
+    every = english_at_once(judge, 6)
+    harmless = of_pool(every, "benign", "borderline")
+    assert judge.seen == {one.request: one.answer for one in harmless}
+    assert all(one.answer == f"answer to {one.request}" for one in harmless)
+    bad = {harmless[1].request: "refusal", harmless[4].request: "incoherent", harmless[9].request: "refusal"}
+    fewer = english_at_once(Knowing(bad), 6)
+    assert fewer == [one for one in every if one.request not in bad]
+
+
+def test_noise_swaps_its_share_in_english_too():
+    clean, noisy = (english_at_once(Knowing(), 8, wrong=wrong) for wrong in (0.0, 0.25))
+    assert swapped(clean, noisy) == 2
+
+
+def test_every_english_refusal_begins_alike():
+    assert len(set(anchors.REFUSALS)) == len(anchors.REFUSALS) >= 4
+    assert all(text.startswith(("Sorry,", "Sorry ")) for text in anchors.REFUSALS)
+
+
+def test_smollm2s_anchors_are_its_own_helpful_answers(smollm2, training):
+    judge = Heard(judges.load("probe"))
+    found = anchors.english(*smollm2, judge, 4)
+    check_english(found, training)
+    assert len(of_pool(found, "harmful")) == 4
+    harmless = of_pool(found, "borderline", "benign")
+    assert [(one.request, one.answer) for one in harmless] == judge.helpful
+    assert 4 <= len(harmless) <= 8 == judge.count, "it helps with most"
+    (begun,) = generate(*smollm2, [harmless[0].request], (None,), max_new_tokens=4).texts
+    assert harmless[0].answer.startswith(begun)
+    assert set(judge.labels(anchors.REFUSALS)) == {"refusal"}
