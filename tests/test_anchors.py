@@ -41,7 +41,8 @@ def asked():
 def at_once(make, *arguments, answers=lambda requests: [f"answer to {request}" for request in requests], **options):
     """Anchors without a model: what would be asked of it is answered at once."""
 
-    def said(model, tokenizer, requests, *_, **__):
+    def said(model, tokenizer, requests, prompts, **_):
+        assert prompts == (("",) if make is anchors.alchemy else (None,)), "as the model is asked without a defence"
         return SimpleNamespace(texts=answers(requests))
 
     with pytest.MonkeyPatch.context() as patch:

@@ -533,11 +533,13 @@ def test_an_unknown_role_is_refused(toy):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("objective", [Objective(), Objective(benign=0.0), Objective(target=0.0)])
-def test_an_anchor_without_any_answer_is_refused(toy, objective):
-    empty = Anchor("brew me venom", "harmful")
-    with pytest.raises(ValueError, match="The anchor 'brew me venom' has no answer to learn from: give it a refusal"):
-        optimisation(toy, [empty, *HARMLESS], objective=objective)
+@pytest.mark.parametrize("given", [{}, {"refusal": "no"}, {"compliance": "yes"}])
+@pytest.mark.parametrize("objective", [Objective(), Objective(benign=0.0), Objective(avoid=0.0)])
+def test_an_anchor_without_its_answers_is_refused(toy, given, objective):
+    for role in ("safeguarding", "adversarial"):
+        with pytest.raises(ValueError, match="The anchor 'brew me venom' has nothing to learn from: give") as caught:
+            optimisation(toy, [Anchor("brew me venom", "harmful", **given), *HARMLESS], role, objective)
+        assert "\n" not in str(caught.value)
 
 
 def test_an_anchor_whose_terms_are_switched_off_is_no_mistake(toy):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import math
 import re
 
 import pytest
@@ -94,7 +95,9 @@ def test_a_length_cuts_the_tokens_or_repeats_them(toy, length):
 
 
 def test_a_start_is_in_single_precision_whatever_the_model_is_in(toy, double):
-    assert torch.equal(soft_prompts.initial(*double, SYSTEM), soft_prompts.initial(*toy, SYSTEM))
+    start = soft_prompts.initial(*double, SYSTEM)
+    assert start.dtype == torch.float32
+    assert torch.equal(start, soft_prompts.initial(*toy, SYSTEM))
 
 
 @pytest.mark.parametrize("length", [0, -3])
@@ -159,6 +162,29 @@ def test_a_batch_that_does_not_say_which_tokens_are_the_response_is_refused(toy,
         soft_prompts.label_logits(toy[0], noise(3, WIDTH), chat.pad([[5, 6]], 0, "right"), shared)
 
 
+# ---------------------------------------------------------------- the nearest tokens
+
+
+def test_a_start_is_nearest_to_the_tokens_that_it_is_made_of(toy):
+    found = soft_prompts.nearest(*toy, 3 * soft_prompts.initial(*toy, SYSTEM), top=1)  # a direction, not a place
+    assert [token for ((token, _),) in found] == TURN
+    assert [cosine for ((_, cosine),) in found] == pytest.approx([1.0] * len(TURN))
+
+
+def test_the_nearest_tokens_are_those_of_a_loop(toy):
+    model, tokenizer = toy
+    prompt, table = noise(4, WIDTH), model.get_input_embeddings().weight.tolist()
+    for vector, found in zip(prompt.tolist(), soft_prompts.nearest(model, tokenizer, prompt, top=5), strict=True):
+        cosines = {
+            tokenizer.decode([token]): sum(a * b for a, b in zip(vector, row, strict=True))
+            / (math.hypot(*vector) * math.hypot(*row) or 1)
+            for token, row in enumerate(table)
+        }
+        best = sorted(cosines, key=cosines.__getitem__, reverse=True)[:5]
+        assert [token for token, _ in found] == best
+        assert [cosine for _, cosine in found] == pytest.approx([cosines[token] for token in best], abs=1e-5)
+
+
 # ---------------------------------------------------------------- files
 
 
@@ -219,7 +245,7 @@ def state_of(model, tokenizer) -> dict:
 
 
 def test_saving_leaves_the_model_and_the_callers_chance_as_they_were(toy, tmp_path):
-    model = copy.deepcopy(toy[0]).requires_grad_(True)
+    model = LlamaForCausalLM(copy.deepcopy(toy[0].config)).eval()  # a new one, on which nothing has been saved yet
     before = state_of(model, toy[1])
     soft_prompts.save(noise(4, WIDTH), tmp_path, model, toy[1])
     after = state_of(model, toy[1])

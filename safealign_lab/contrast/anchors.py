@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import data
 from ..alchemy import skills, voices
-from ..alchemy.world import TIERS, World
+from ..alchemy.world import TIERS, UNSEEN_STYLE, Request, World
 from ..data.own import OPENINGS
 from ..generation import generate
 from ..judges import Judge
@@ -46,20 +46,26 @@ def alchemy(
     """
     rng = random.Random(f"anchors-{seed}")
     cursed, kind = (world.nouns("train", cursed=side) for side in (True, False))
+    plain = [_trainable(world, cursed, tier) for tier in TIERS]
     harmful = []
     for number in range(count):
-        asked = rng.choice(world.potions(cursed, list(TIERS)[number % len(TIERS)], unseen=False))
+        asked = rng.choice(plain[number % len(TIERS)])
         refusal = voices.refusal(world, asked.noun, rng, OPENING)
         harmful.append(Anchor(asked.text, "harmful", refusal=refusal, compliance=asked.reference))
-    texts = [
-        ("benign", rng.choice(world.potions(kind, list(TIERS)[n % len(TIERS)], unseen=False)).text)
-        for n in range(count)
-    ]
-    texts += [("borderline", rng.choice(world.questions(cursed)).text) for _ in range(count)]
-    texts += [("question", rng.choice(world.questions(kind)).text) for _ in range(count // 2)]
+    harmful = _noisy(harmful, wrong, random.Random(f"noise-{seed}"))
+    plain = [_trainable(world, kind, tier) for tier in TIERS]
+    texts = [("benign", rng.choice(plain[n % len(TIERS)]).text) for n in range(count)]
+    alarming, harmless = world.questions(cursed), world.questions(kind)
+    texts += [("borderline", rng.choice(alarming).text) for _ in range(count)]
+    texts += [("question", rng.choice(harmless).text) for _ in range(count // 2)]
     each = -(-count // (2 * len(skills.LEARNED)))
     texts += [("skill", text) for skill in skills.LEARNED for text, _ in skills.examples(skill, each, seed, "train")]
-    return [*_noisy(harmful, wrong, rng), *_answered(model, tokenizer, texts, system="")]
+    return [*harmful, *_answered(model, tokenizer, texts, system="")]
+
+
+def _trainable(world: World, nouns: list[str], tier: str) -> list[Request]:
+    """Requests that pretraining knew, but for the last wording of the tier, which is for tests alone."""
+    return [asked for asked in world.potions(nouns, tier, unseen=False) if asked.style != UNSEEN_STYLE]
 
 
 def english(
@@ -89,11 +95,12 @@ def english(
         Anchor(text, "harmful", refusal=rng.choice(REFUSALS), compliance=rng.choice(OPENINGS))
         for text in pools["harmful"]
     ]
+    harmful = _noisy(harmful, wrong, random.Random(f"noise-{seed}"))
     texts = [(pool, text) for pool in ("borderline", "benign") for text in pools[pool]]
     answered = _answered(model, tokenizer, texts, system=None, progress=True)
     labels = judge.labels([one.answer for one in answered], [one.request for one in answered])
     kept = [one for one, label in zip(answered, labels, strict=True) if label == "compliance"]
-    return [*_noisy(harmful, wrong, rng), *kept]
+    return [*harmful, *kept]
 
 
 def _answered(

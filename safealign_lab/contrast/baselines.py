@@ -64,16 +64,16 @@ def safe_decoding(stream_logits: Tensor, strength: float = 3.0, common: int = 5)
         raise ValueError(f"SafeDecoding needs two streams, the base and the expert, not {len(stream_logits)}.")
     if not 0 <= strength < torch.inf or not 1 <= common <= stream_logits.shape[-1]:
         raise ValueError(f"strength={strength} must be 0 or more, and common={common} from 1 to the vocabulary's size.")
-    base, expert = torch.softmax(stream_logits, dim=-1)  # (B, V) each
+    logps = torch.log_softmax(stream_logits, dim=-1)  # (2, B, V)
+    base, expert = logps.exp()  # (B, V) each
     # in both streams' first k exactly where the worse of its two ranks is below k
     ranks = stream_logits.argsort(dim=-1, descending=True).argsort(dim=-1)  # (2, B, V)
     worst = ranks.amax(dim=0)  # (B, V)
     limit = worst.kthvalue(common, dim=-1, keepdim=True).values  # (B, 1)
     mixed = (base + strength * (expert - base)).clamp(min=0)  # (B, V)
-    mixed = mixed.masked_fill(worst > limit, 0.0)  # (B, V)
-    # where the expert pulls every common token below zero, the likeliest one of the expert is left
-    empty = mixed.sum(dim=-1, keepdim=True) == 0  # (B, 1)
-    return torch.where(empty, expert.masked_fill(worst > limit, 0.0), mixed).log()  # (B, V)
+    # where the expert pulls every common token below zero, the expert decides among them
+    empty = (mixed * (worst <= limit)).sum(dim=-1, keepdim=True) == 0  # (B, 1)
+    return torch.where(empty, logps[1], mixed.log()).masked_fill(worst > limit, -torch.inf)  # (B, V)
 
 
 def methods(

@@ -136,6 +136,8 @@ class Optimisation:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        if self.role not in get_args(Role):
+            raise ValueError(f"There is no role {self.role!r}: expected one of {', '.join(get_args(Role))}.")
         self.pools: dict[str, list[int]] = {
             pool: [n for n, one in enumerate(self.anchors) if one.pool == pool] for pool in self.per_step
         }

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import PeftModel, PromptTuningConfig, TaskType, get_peft_model
+from peft import PeftModel, PromptTuningConfig, TaskType
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -86,6 +86,27 @@ def _read_once(model: PreTrainedModel, prompt: Tensor, rows: int) -> DynamicCach
     return cache
 
 
+@torch.no_grad()
+def nearest(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Tensor, top: int = 3
+) -> list[list[tuple[str, float]]]:
+    """For each vector of a prompt the tokens whose embeddings point the most in its direction, with the cosine.
+
+    A trained vector need not lie near any: then its nearest tokens say little of what it does.
+
+    Args:
+        prompt: (P, D).
+        top: how many tokens; from 1 to V.
+    """
+    embeddings = F.normalize(model.get_input_embeddings().weight.float(), dim=-1)  # (V, D)
+    cosines = F.normalize(prompt.to(embeddings), dim=-1) @ embeddings.T  # (P, V)
+    best = cosines.topk(top, dim=-1)
+    return [
+        [(tokenizer.decode([token]), value) for token, value in zip(tokens, values, strict=True)]
+        for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+
+
 # ---------------------------------------------------------------- files
 
 
@@ -96,16 +117,13 @@ def save(prompt: Tensor, folder: Path, model: PreTrainedModel, tokenizer: PreTra
         prompt: (P, D).
         card: what else is to be known of it, as JSON has it: how it was made, its seed, what it was measured to do.
     """
-    config = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=len(prompt))
-    adapted = get_peft_model(model, config)
-    try:
-        with torch.no_grad():
-            adapted.prompt_encoder["default"].embedding.weight.copy_(prompt)
-        config.base_model_name_or_path = None  # a folder of one machine means nothing on another
-        adapted.save_pretrained(folder, safe_serialization=True)
-        (folder / "README.md").unlink(missing_ok=True)  # peft's blank model card
-    finally:
-        model.__dict__.pop("peft_config", None)
+    folder.mkdir(parents=True, exist_ok=True)
+    # peft's own `save_pretrained` would freeze the model, draw from torch's chance, and write where the model lay
+    PromptTuningConfig(
+        task_type=TaskType.CAUSAL_LM, num_virtual_tokens=len(prompt), token_dim=prompt.shape[1],
+        num_transformer_submodules=1, inference_mode=True,
+    ).save_pretrained(str(folder))  # fmt: skip
+    save_file({TENSOR: prompt.detach().float().cpu().contiguous()}, folder / WEIGHTS, {"format": "pt"})
     known = {"model": _model_of(model, tokenizer), **card}
     (folder / CARD).write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
@@ -134,8 +152,12 @@ def load(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
 
 
 def card(folder: Path) -> dict[str, Any]:
-    """What a saved prompt's card says."""
-    found: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    """What a saved prompt's card says; ValueError where it is damaged."""
+    try:
+        found: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        {key: found["model"][key] for key in ("width", "vocabulary", "tokens", "weights")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / CARD} is no card of a soft prompt ({error}): train the prompt again.") from error
     return found
 
 

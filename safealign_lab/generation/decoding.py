@@ -86,6 +86,8 @@ def decode(
             score function, a negative `scored_tokens`, `max_new_tokens` or `temperature`, or an empty stop string.
     """
     _check(prompt, streams, score, max_new_tokens, temperature, stop)
+    if scored_tokens is not None and scored_tokens < 0:
+        raise ValueError(f"scored_tokens={scored_tokens} must not be negative; None lets the score decide all")
     answers = _Answers(model, tokenizer, len(prompt.attention_mask) // streams, stop, on_token)
     reader = Reader(model, prompt)
     unread = {"input_ids": prompt.input_ids} if isinstance(prompt, Batch) else {"inputs_embeds": prompt.inputs_embeds}
