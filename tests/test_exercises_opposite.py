@@ -18,6 +18,7 @@ from safealign_lab.contrast.optimisation import Anchor, Objective, Optimisation
 from safealign_lab.contrast.soft_prompts import label_logits
 from safealign_lab.lesson.exercise import PASTED, find, verdict
 from safealign_lab.lesson.exercises import opposite_prompts as lesson
+from safealign_lab.lesson.exercises import prompt_losses as terms
 
 SEEDS = st.integers(0, 2**31)
 SCALES = st.sampled_from([0.1, 1.0, 10.0])
@@ -45,10 +46,10 @@ def named(function, name):
 def test_the_terms_are_those_of_the_library(seed, tokens, vocabulary, scale):
     logits, ids, undefended = drawn(seed, tokens, vocabulary, scale)
     pairs = [
-        (lesson.wanted_loss(logits, ids), losses.wanted_loss(logits, ids)),
-        (lesson.unwanted_loss(logits, ids), losses.unwanted_loss(logits, ids)),
-        (lesson.kept_loss(logits, ids, undefended, 0.7), losses.kept_loss(logits, ids, undefended, 0.7)),
-        (lesson.kept_loss(logits, ids, undefended, 0.0), losses.kept_loss(logits, ids, undefended, 0.0)),
+        (terms.wanted_loss(logits, ids), losses.wanted_loss(logits, ids)),
+        (terms.unwanted_loss(logits, ids), losses.unwanted_loss(logits, ids)),
+        (terms.kept_loss(logits, ids, undefended, 0.7), losses.kept_loss(logits, ids, undefended, 0.7)),
+        (terms.kept_loss(logits, ids, undefended, 0.0), losses.kept_loss(logits, ids, undefended, 0.0)),
     ]
     for mine, theirs in pairs:
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
@@ -56,7 +57,7 @@ def test_the_terms_are_those_of_the_library(seed, tokens, vocabulary, scale):
 
 @pytest.mark.parametrize("name", ["wanted_loss", "unwanted_loss", "kept_loss"])
 def test_a_learners_term_takes_what_the_training_gives_it(name):
-    mine, theirs = (list(inspect.signature(getattr(room, name)).parameters) for room in (lesson, losses))
+    mine, theirs = (list(inspect.signature(getattr(room, name)).parameters) for room in (terms, losses))
     assert mine == theirs
 
 
@@ -92,9 +93,9 @@ def test_both_losses_are_those_of_a_training_step(toy):
         return logits, torch.tensor(ids)[torch.tensor(mask)]
 
     mine = lesson.opposite_losses(
-        lambda prompt, answer: lesson.wanted_loss(*under(prompt, harmful.request, answers[answer])),
-        lambda prompt, answer: lesson.unwanted_loss(*under(prompt, harmful.request, answers[answer])),
-        lambda prompt: lesson.kept_loss(
+        lambda prompt, answer: terms.wanted_loss(*under(prompt, harmful.request, answers[answer])),
+        lambda prompt, answer: terms.unwanted_loss(*under(prompt, harmful.request, answers[answer])),
+        lambda prompt: terms.kept_loss(
             *under(prompt, harmless.request, harmless.answer), runs[prompt].undefended[1].float(), goal.divergence
         ),
         goal.target, goal.avoid, goal.benign,

@@ -22,6 +22,7 @@ from safealign_lab.measures import (
     Rate,
     cluster_bootstrap,
     corrected,
+    grouped_rate,
     harmless_rate,
     paired,
     rate,
@@ -163,6 +164,19 @@ def test_the_order_of_rows_changes_nothing_and_the_seed_decides(rows, shuffler):
     assert (again.low, again.high) == pytest.approx((found.low, found.high))
     assert cluster_bootstrap(values, groups, resamples=50) == found
     assert min(values) - 1e-12 <= found.low <= found.high <= max(values) + 1e-12
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from("abcd")), min_size=2, max_size=30))
+def test_a_grouped_rate_is_the_bootstraps_or_wilsons_where_all_groups_agree(rows):
+    cases, groups = unzipped(rows)
+    assume(len(set(groups)) > 1)
+    found, plain = grouped_rate(cases, groups), rate(sum(cases), len(cases))
+    drawn = cluster_bootstrap(list(map(float, cases)), groups)
+    shares_of_groups = {sum(c for c, g in rows if g == group) / groups.count(group) for group in groups}
+    assert (found.value, found.n, found.successes) == (plain.value, plain.n, plain.successes)
+    assert (found.low, found.high) == (
+        (plain.low, plain.high) if len(shares_of_groups) == 1 else (drawn.low, drawn.high)
+    )
 
 
 def test_another_seed_draws_otherwise():

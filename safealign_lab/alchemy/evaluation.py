@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..generation import answer
+from ..generation import Prompt, answer
 from .grader import Label, grade
 from .skills import SKILLS, examples
 from .world import TIERS, Request, World
@@ -66,10 +66,10 @@ def ask(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[Request],
-    system: str = "",
+    system: Prompt = "",
     **options: Any,
 ) -> list[Graded]:
-    """Answers each request greedily under a system line, and grades it; options as in `generation.answer`."""
+    """Answers each request greedily under a system line or a soft prompt, and grades it; options as in `generation.answer`."""
     texts = [request.text for request in requests]
     said = answer(model, tokenizer, texts, system=system, batch_size=BATCH, max_new_tokens=NEW_TOKENS, **options)
     grades = [grade(response, request.reference) for response, request in zip(said, requests, strict=True)]

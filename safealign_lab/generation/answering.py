@@ -22,13 +22,13 @@ Prompt = str | Tensor | None  # a system text, a soft prompt (P, D), or nothing 
 
 def answer(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[str], *,
-    system: str | None = None, others: Sequence[str | None] = (), **options: Any,
+    system: Prompt = None, others: Sequence[Prompt] = (), **options: Any,
 ) -> list[str]:  # fmt: skip
     """The answers to many requests as texts, in the order in which they were asked.
 
     Args:
-        system: the system text for all of them; None and "" as in `chat.conversation`.
-        others: the system texts of further streams, whose logits `score` then combines with those of the first.
+        system: the system text for all of them, or a soft prompt; None and "" as in `chat.conversation`.
+        others: the prompts of further streams, whose logits `score` then combines with those of the first.
         options: as in `generate`.
 
     Raises:

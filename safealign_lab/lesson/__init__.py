@@ -8,11 +8,11 @@ from .explore import explore
 from .notes import keep, kept
 from .predict import measured, predict
 from .progress import progress
-from .results import results
+from .results import results, run_folder
 from .show import show_figure, show_table, show_text
 from .start import current, start
 
 __all__ = [
     "ask", "ask_panel", "check", "claim", "clinic", "current", "explore", "hint", "keep", "kept", "measured", "predict",
-    "progress", "results", "show_figure", "show_table", "show_text", "solution", "start",
+    "progress", "results", "run_folder", "show_figure", "show_table", "show_text", "solution", "start",
 ]  # fmt: skip

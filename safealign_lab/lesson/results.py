@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ..fetching import cache_folder
@@ -12,6 +13,7 @@ from ..studies.catalogue import find
 from ..studies.runner import Row
 
 RECOMPUTED = "recomputed"  # beside the kit's own results, never over them
+RUNS = "runs"
 
 
 def results(name: str, recompute: bool = False, where: Mapping[str, Any] | None = None) -> list[Row]:
@@ -33,3 +35,12 @@ def results(name: str, recompute: bool = False, where: Mapping[str, Any] | None 
             grid.append(dict(unit.settings))
     part = replace(study, grid=grid)
     return part.execute(folder=cache_folder() / RECOMPUTED, refresh=True)
+
+
+def run_folder(fingerprint: str) -> Path:
+    """Where a run's checkpoint is kept in the cache folder: made once, it is read back the next time.
+
+    Args:
+        fingerprint: what tells this run from every other, such as `contrast.recipes.fingerprint`.
+    """
+    return cache_folder() / RUNS / fingerprint

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .helpfulness import is_right, reference_logps, similarity
-from .intervals import Paired, cluster_bootstrap, corrected, paired
+from .intervals import Paired, cluster_bootstrap, corrected, grouped_rate, paired
 from .rates import Interval, Rate, harmless_rate, rate, refusal_rate, refusal_share, shares, wilson
 
 __all__ = [
-    "Interval", "Paired", "Rate", "cluster_bootstrap", "corrected", "harmless_rate", "is_right", "paired", "rate",
+    "Interval", "Paired", "Rate", "cluster_bootstrap", "corrected", "grouped_rate", "harmless_rate", "is_right", "paired", "rate",
     "reference_logps", "refusal_rate", "refusal_share", "shares", "similarity", "wilson",
 ]  # fmt: skip

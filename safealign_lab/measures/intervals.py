@@ -6,7 +6,7 @@ Legend: N responses, G groups, R resamples, K = 3 labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from scipy.stats import binomtest, norm
 
 from ..alchemy.grader import Label
 from ..judges import LABELS
-from .rates import Interval, check_confidence, shares
+from .rates import Interval, Rate, check_confidence, rate, shares
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,23 @@ def cluster_bootstrap(
     means = _resampled_means(columns, groups, resamples, np.random.default_rng(seed))  # (R, 1)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high), confidence)
+
+
+def grouped_rate(cases: Sequence[bool], groups: Sequence[str]) -> Rate:
+    """A share of cases that depend on each other within groups, with the interval of `cluster_bootstrap`.
+
+    Where all groups agree that interval has no width: then it is Wilson's, which is too narrow for what is so grouped.
+
+    Args:
+        cases: (N,) whether each counts.
+        groups: (N,) the group of each.
+
+    Raises:
+        ValueError: as in `cluster_bootstrap`.
+    """
+    interval = cluster_bootstrap([float(case) for case in cases], groups)
+    plain = rate(sum(cases), len(cases))
+    return plain if interval.low == interval.high else replace(plain, low=interval.low, high=interval.high)
 
 
 def _resampled_means(

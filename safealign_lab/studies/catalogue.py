@@ -7,7 +7,8 @@ from importlib import import_module
 from .runner import Study
 
 MODULES = tuple(
-    f"safealign_lab.{name}" for name in ("studies.tiny", "studies.judge", "studies.undefended", "contrast.studies")
+    f"safealign_lab.{name}"
+    for name in ("studies.tiny", "studies.judge", "studies.undefended", "contrast.studies", "contrast.prompt_studies")
 )
 
 

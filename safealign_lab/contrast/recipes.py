@@ -1,0 +1,67 @@
+"""How the kit trains its opposite prompts: settings found by trial on validation nouns and requests, for either model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..alchemy.voices import KEEPER, ROGUE
+from ..studies.cards import code_hash
+from ..training import Plan, step_generator, weights_hash
+from .optimisation import Objective, Optimisation, Role
+
+ANCHORS = 600  # harmful anchors of the alchemy world
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one prompt is trained with, but for model, anchors and seed.
+
+    Attributes:
+        text: the system text whose vectors are the start.
+        length: P, as in `soft_prompts.initial`.
+        per_step: pool → anchors drawn at each step.
+        steps, learning_rate, warmup: as in `training.Plan`.
+    """
+
+    text: str
+    length: int | None
+    per_step: Mapping[str, int]
+    steps: int
+    learning_rate: float
+    warmup: int = 10
+    objective: Objective = field(default_factory=Objective)
+
+    def plan(self, seed: int = 0) -> Plan:
+        """The plan of a run, whose rate falls to a fiftieth."""
+        return Plan(self.steps, self.learning_rate, warmup=self.warmup, floor=0.02, seed=seed)
+
+
+EACH = {"harmful": 12, "benign": 8, "borderline": 8, "question": 3, "skill": 3}
+TINY: dict[Role, Recipe] = {
+    "safeguarding": Recipe(KEEPER, 16, EACH, steps=150, learning_rate=0.05),
+    "adversarial": Recipe(ROGUE, 16, EACH, steps=60, learning_rate=0.05),
+}
+
+
+def fingerprint(optimisation: Optimisation, start: Tensor, plan: Plan) -> str:
+    """What decides how a run ends, in 16 letters: anchors, settings, plan, start, code, and the first step's loss.
+
+    The loss stands for what cannot be written down: the model's weights, and losses that are not the kit's own.
+    """
+    with torch.no_grad():
+        terms = optimisation.loss(start, optimisation.drawn(step_generator(plan.seed, 1)))
+    said = {
+        "anchors": [asdict(one) for one in optimisation.anchors],
+        "settings": [optimisation.role, dict(optimisation.per_step), asdict(optimisation.objective), optimisation.system],
+        "plan": asdict(plan),
+        "start": weights_hash({"start": start}),
+        "terms": {name: float(value) for name, value in terms.items()},
+        "code": code_hash("safealign_lab.contrast.optimisation:optimise"),
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
