@@ -1,4 +1,4 @@
-"""How fast the decoding loop is on SmolLM2: batches against single requests, the contrast against one stream and guidance.
+"""How fast the kit is on SmolLM2: batches against single requests, the contrast against one stream and guidance, training.
 
 Measured on one thread in processor time, so that other jobs on the machine do not count. The end token is ruled out, so
 that every answer has the same number of tokens.
@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from safealign_lab import chat, contrast
+from safealign_lab.contrast import soft_prompts
 from safealign_lab.figures.two_streams import next_token
 from safealign_lab.generation import answer
 from safealign_lab.lesson import explore
@@ -116,3 +117,55 @@ def test_a_move_of_alpha_on_cached_logits_is_drawn_within_a_tenth_of_a_second():
         moves.append(seconds(lambda value=value: setattr(slider, "value", value)))
         assert figure.data[2].y != before, "the figure followed"
     assert sorted(moves)[189] < 0.1, f"p95 = {sorted(moves)[189]:.3f} s"
+
+
+def test_in_batches_of_sixteen_two_soft_prompts_cost_less_than_twice_the_plain_answers(endless):
+    model, tokenizer = endless
+    requests = sorted(REQUESTS, key=len)[::4][:16]
+    systems = ("You are a careful assistant.", "You are a reckless assistant.")
+    safe, adversarial = (soft_prompts.initial(model, tokenizer, system, 29) for system in systems)
+    rows = [chat.encode(tokenizer, chat.conversation(request)) for request in requests]
+    batch = chat.pad(rows, tokenizer.pad_token_id)
+
+    def plain(tokens):
+        model.generate(batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=tokens, do_sample=False)
+
+    def contrasted(tokens):
+        contrast.generate(
+            model,
+            tokenizer,
+            requests,
+            safe=safe,
+            adversarial=adversarial,
+            alpha=0.4,
+            batch_size=16,
+            max_new_tokens=tokens,
+        )
+
+    def per_token(way):
+        return seconds(lambda: way(17)) - seconds(lambda: way(1))  # without the reading of the prompts
+
+    plain(2)  # the first call pays for setting things up
+    rounds = [(per_token(contrasted), per_token(plain)) for _ in range(2)]
+    twice, once = (min(times) for times in zip(*rounds, strict=True))
+    assert twice / once <= 1.9, rounds
+
+
+def test_a_step_of_prompt_training_with_a_shared_prefix_takes_three_fifths_of_the_plain_way(smollm2):
+    model, tokenizer = smollm2
+    prompt = soft_prompts.initial(model, tokenizer, "You are a careful assistant.", 32).requires_grad_()
+    exchanges = [chat.conversation(request, "", "Sorry, I won't.") for request in REQUESTS[::4]]
+    ids, masks = zip(*(chat.encode_with_mask(tokenizer, exchange) for exchange in exchanges), strict=True)
+    batch = chat.pad(ids, tokenizer.pad_token_id, "right", masks)
+    gradients = {}
+
+    def step(shared):
+        (gradients[shared],) = torch.autograd.grad(
+            soft_prompts.label_logits(model, prompt, batch, shared=shared).logsumexp(-1).mean(), prompt
+        )
+
+    step(True)
+    rounds = [(seconds(lambda: step(True)), seconds(lambda: step(False))) for _ in range(2)]
+    shared, plain = (min(times) for times in zip(*rounds, strict=True))
+    torch.testing.assert_close(gradients[True], gradients[False], rtol=1e-3, atol=1e-4)
+    assert shared / plain <= 0.6, rounds

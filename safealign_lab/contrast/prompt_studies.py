@@ -22,6 +22,7 @@ from .scores import scorer
 from .soft_prompts import initial
 
 REQUESTS_A_SET = 120
+LIMIT = 0.01  # of plausibility: at a tenth, as for texts, S may not choose a refusal that it gives a twentieth
 STREAMS = {"S": 0.0, "S − 0.2 A": 0.2, "S − 0.4 A": 0.4}
 
 
@@ -40,10 +41,9 @@ CHANGES: dict[str, Change] = {
     "no unlikelihood": Change(objective={"avoid": 0.0}),
     "unlikelihood on the whole answer": Change(objective={"avoided": None}),
     "no divergence": Change(objective={"divergence": 0.0}),
-    "first token counts like any other": Change(objective={"first": 0.0}),
     "as printed": Change(recipe={"objective": PRINTED}),
     **{f"{length} vectors": Change(recipe={"length": length}) for length in (4, 8, 32, 64)},
-    **{f"{count} anchors": Change(anchors={"count": count}) for count in (25, 50, 100, 300)},
+    **{f"{count} anchors": Change(anchors={"count": count}) for count in (25, 100, 300)},
     **{f"{share:.0%} wrong": Change(anchors={"wrong": share}) for share in (0.05, 0.1, 0.2)},
 }
 
@@ -83,10 +83,13 @@ def measure_change(seed: int, change: str) -> dict[str, Any]:
         return {name: rates(ask(model, tokenizer, requests, first, **options)) for name, requests in sets.items()}
 
     found = {
-        name: asked(safe, others=[adversarial], score=scorer(alpha)) if alpha else asked(safe)
+        name: asked(safe, others=[adversarial], score=scorer(alpha, plausibility=LIMIT)) if alpha else asked(safe)
         for name, alpha in STREAMS.items()
     }
-    return found | {"A": asked(adversarial), "none − 0.4 A": asked("", others=[adversarial], score=scorer(0.4))}
+    return found | {
+        "A": asked(adversarial),
+        "none − 0.4 A": asked("", others=[adversarial], score=scorer(0.4, plausibility=LIMIT)),
+    }
 
 
 STUDIES = (
@@ -95,7 +98,7 @@ STUDIES = (
         run="safealign_lab.contrast.prompt_studies:measure_change",
         grid={"change": list(CHANGES)},
         seeds=(0, 1, 2),
-        minutes=45,
+        minutes=30,
         about="Opposite prompts of the tiny model by the kit's recipe, and with each part of it changed or left out.",
         reads=("models/tiny",),
     ),

@@ -20,6 +20,7 @@ WAIT = 0.05  # seconds from a move to the drawing that answers it, and at least 
 NAMES = {
     "alpha": "strength of the contrast, alpha (α)",
     "plausibility": "plausibility limit, share of the top probability",
+    "probability": "probability of the unwanted token (p)",
     "temperature": "temperature, tau (τ)",
     "epsilon": "radius of the noise, epsilon (ε)",
     "attack_radius": "radius of the attack, epsilon (ε)",
