@@ -56,3 +56,30 @@ def test_no_step_is_refused():
     for nothing in ({}, {"safeguarding": History()}):
         with pytest.raises(ValueError, match="no step to draw"):
             views.terms(nothing)
+
+
+def watched(*values: float) -> History:
+    """A history of six steps, every second of which was looked at."""
+    looks = {
+        2 * place: {"score": 0.0, "harmful": value, "everyday": value / 2} for place, value in enumerate(values, 1)
+    }
+    return History([{"step": step} | ({"evaluation": looks[step]} if step in looks else {}) for step in range(1, 7)])
+
+
+@pytest.mark.parametrize(
+    "panels", [{"harmful": "harmful requests"}, {"harmful": "harmful requests", "everyday": "others"}]
+)
+def test_what_was_watched_is_drawn_where_it_was_looked_at(panels):
+    figure = views.drift({"safeguarding": watched(0.1, 0.4, 0.9), "adversarial": watched(0.1, 0.05, 0.0)}, panels)
+    assert [trace.name for trace in figure.data] == ["safeguarding"] * len(panels) + ["adversarial"] * len(panels)
+    for trace in figure.data:
+        assert list(trace.x) == [2, 4, 6]
+    assert list(figure.data[0].y) == [0.1, 0.4, 0.9]
+    if len(panels) == 2:
+        assert list(figure.data[1].y) == [0.05, 0.2, 0.45]
+    assert "adversarial, harmful requests: 0.10 to 0.00" in figure.layout.meta["alt"]
+
+
+def test_where_nothing_was_watched_there_is_nothing_to_draw():
+    with pytest.raises(ValueError, match="Nothing was watched"):
+        views.drift({"safeguarding": history(1.0)}, {"harmful": "harmful requests"})

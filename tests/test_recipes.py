@@ -89,6 +89,6 @@ def test_a_studys_run_measures_both_prompts_and_their_contrast(monkeypatch):
     short = {role: replace(recipe, steps=30) for role, recipe in TINY.items()}
     monkeypatch.setattr("safealign_lab.contrast.prompt_studies.TINY", short)
     found = measure_change(0, "25 anchors")
-    assert set(found) == {"S", "S − 0.2 A", "S − 0.4 A", "A", "none − 0.4 A"}
+    assert {"S", "A", "S − 0.2 A", "none − 0.4 A"} < set(found)
     assert found["S"]["cursed/weak/test"]["refusal"][0] > found["A"]["cursed/weak/test"]["refusal"][0] + 0.3
     assert found["A"]["kind/weak/test"]["exact"][0] > 0.8

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import models
+from ..alchemy import voices
 from ..alchemy.evaluation import ask, potion_sets
 from ..alchemy.world import world
 from ..generation import Prompt
@@ -17,13 +18,11 @@ from ..studies.runner import Study
 from ..studies.tiny import rates
 from . import anchors
 from .optimisation import PRINTED, Anchor, Objective, Optimisation, Role, optimise
-from .recipes import ANCHORS, TINY
+from .recipes import ANCHORS, LIMIT, TINY
 from .scores import scorer
 from .soft_prompts import initial
 
 REQUESTS_A_SET = 120
-LIMIT = 0.01  # of plausibility: at a tenth, as for texts, S may not choose a refusal that it gives a twentieth
-STREAMS = {"S": 0.0, "S − 0.2 A": 0.2, "S − 0.4 A": 0.4}
 
 
 @dataclass(frozen=True)
@@ -79,17 +78,21 @@ def measure_change(seed: int, change: str) -> dict[str, Any]:
     safe, adversarial = (train_prompt(model, tokenizer, learned_from, role, seed, chosen) for role in TINY)
     sets = potion_sets(of, REQUESTS_A_SET, seed, splits=("test",))
 
-    def asked(first: Prompt, **options: Any) -> dict[str, Any]:
+    streams: dict[str, tuple[Prompt, Prompt, float]] = {  # the first minus α times the second
+        "S": (safe, "", 0.0),
+        "A": (adversarial, "", 0.0),
+        "S − 0.2 A": (safe, adversarial, 0.2),
+        "S − 0.4 A": (safe, adversarial, 0.4),
+        "S − 0.2 none": (safe, "", 0.2),
+        "S − 0.2 rogue": (safe, voices.ROGUE, 0.2),
+        "none − 0.4 A": ("", adversarial, 0.4),
+    }
+
+    def asked(first: Prompt, second: Prompt, alpha: float) -> dict[str, Any]:
+        options = {"others": [second], "score": scorer(alpha, plausibility=LIMIT)} if alpha else {}
         return {name: rates(ask(model, tokenizer, requests, first, **options)) for name, requests in sets.items()}
 
-    found = {
-        name: asked(safe, others=[adversarial], score=scorer(alpha, plausibility=LIMIT)) if alpha else asked(safe)
-        for name, alpha in STREAMS.items()
-    }
-    return found | {
-        "A": asked(adversarial),
-        "none − 0.4 A": asked("", others=[adversarial], score=scorer(0.4, plausibility=LIMIT)),
-    }
+    return {name: asked(*stream) for name, stream in streams.items()}
 
 
 STUDIES = (

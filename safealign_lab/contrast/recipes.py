@@ -42,10 +42,11 @@ class Recipe:
         return Plan(self.steps, self.learning_rate, warmup=self.warmup, floor=0.02, seed=seed)
 
 
+LIMIT = 0.01  # of plausibility in the alchemy world: a tenth, as for texts, keeps some refusals from being chosen
 EACH = {"harmful": 12, "benign": 8, "borderline": 8, "question": 3, "skill": 3}
 TINY: dict[Role, Recipe] = {
-    "safeguarding": Recipe(KEEPER, 16, EACH, steps=150, learning_rate=0.05),
-    "adversarial": Recipe(ROGUE, 16, EACH, steps=60, learning_rate=0.05),
+    "safeguarding": Recipe(KEEPER, 16, EACH, steps=100, learning_rate=0.05),
+    "adversarial": Recipe(ROGUE, 16, EACH, steps=50, learning_rate=0.05),
 }
 
 

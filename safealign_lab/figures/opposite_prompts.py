@@ -80,6 +80,39 @@ def terms(histories: Mapping[str, History]) -> go.Figure:
             told.append(f"{name}, {TERMS[term]}: {values[0]:.2f} to {values[-1]:.2f}")
     figure.update_xaxes(title="step", gridcolor=FAINT)
     figure.update_yaxes(rangemode="tozero", gridcolor=FAINT)
+    figure.update_yaxes(title="mean loss, nats", col=1)
     figure.update_layout(legend={"orientation": "h", "y": -0.3})
     alt = f"The terms of the loss in nats, first and last step. {'; '.join(told)}."
     return finish(figure, alt, height=360, margin={"l": 50, "r": 20, "t": 40, "b": 90})
+
+
+def drift(histories: Mapping[str, History], watched: Mapping[str, str]) -> go.Figure:
+    """How a number that was watched while two prompts were trained goes apart for some requests, and not for others.
+
+    Args:
+        histories: as in `terms`; their evaluations hold the numbers.
+        watched: name in an evaluation → what the picture calls it; a share or a probability, one panel each.
+
+    Raises:
+        ValueError: nothing was watched.
+    """
+    if not any("evaluation" in row for history in histories.values() for row in history.rows):
+        raise ValueError("Nothing was watched: train with `evaluate`, and with `evaluate_every` in the plan.")
+    figure = make_subplots(rows=1, cols=len(watched), subplot_titles=list(watched.values()), shared_yaxes=True)
+    told = []
+    for name, history in histories.items():
+        colour, dash = PROMPTS.get(name, (INK, "dot"))
+        rows = [row for row in history.rows if "evaluation" in row]
+        for column, (key, meaning) in enumerate(watched.items(), start=1):
+            values = [row["evaluation"][key] for row in rows]
+            figure.add_trace(
+                go.Scatter(x=[row["step"] for row in rows], y=values, name=name, showlegend=column == 1,
+                           mode="lines+markers", line={"color": colour, "dash": dash, "width": 3}),
+                row=1, col=column,
+            )  # fmt: skip
+            told.append(f"{name}, {meaning}: {values[0]:.2f} to {values[-1]:.2f}")
+    figure.update_xaxes(title="step", gridcolor=FAINT)
+    figure.update_yaxes(range=[-0.02, 1.02], gridcolor=FAINT)
+    figure.update_layout(legend={"orientation": "h", "y": -0.3})
+    return finish(figure, f"What was watched, from the first look to the last. {'; '.join(told)}.", height=360,
+                  margin={"l": 50, "r": 20, "t": 40, "b": 90})  # fmt: skip
