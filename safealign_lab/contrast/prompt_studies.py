@@ -88,11 +88,11 @@ def measure_change(seed: int, change: str) -> dict[str, Any]:
         "none − 0.4 A": ("", adversarial, 0.4),
     }
 
-    def asked(first: Prompt, second: Prompt, alpha: float) -> dict[str, Any]:
+    def _asked(first: Prompt, second: Prompt, alpha: float) -> dict[str, Any]:
         options = {"others": [second], "score": scorer(alpha, plausibility=LIMIT)} if alpha else {}
         return {name: rates(ask(model, tokenizer, requests, first, **options)) for name, requests in sets.items()}
 
-    return {name: asked(*stream) for name, stream in streams.items()}
+    return {name: _asked(*stream) for name, stream in streams.items()}
 
 
 STUDIES = (

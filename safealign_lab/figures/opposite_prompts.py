@@ -36,15 +36,15 @@ def pushes(probability: float = 0.5) -> go.Figure:
         ),
     }
     figure = go.Figure()
-    for name, (colour, dash, values, here) in curves.items():
+    for (name, (colour, dash, values, here)), side in zip(curves.items(), ("bottom center", "top center"), strict=True):
         line = {"color": colour, "width": 3, "dash": dash}
         figure.add_trace(go.Scatter(x=grid, y=values, name=name, mode="lines", line=line))
         figure.add_trace(
             go.Scatter(x=[probability], y=[here], mode="markers+text", marker={"size": 12, "color": colour},
-                       text=[f"{here:.2f}"], textposition="top center", showlegend=False)
+                       text=[f"{here:.2f}"], textposition=side, showlegend=False)
         )  # fmt: skip
     figure.update_xaxes(title="probability of the unwanted token, p", range=[0, 1], gridcolor=FAINT)
-    figure.update_yaxes(title="size of the gradient at its logit", range=[0, 1.15], gridcolor=FAINT)
+    figure.update_yaxes(title="size of the gradient at its logit", range=[-0.15, 1.15], gridcolor=FAINT)
     figure.update_layout(legend={"orientation": "h", "y": -0.28})
     alt = (
         f"At a probability of {probability:.2f} unlikelihood pushes the token's logit down with {probability:.2f}, the negated "
@@ -113,6 +113,7 @@ def drift(histories: Mapping[str, History], watched: Mapping[str, str]) -> go.Fi
             told.append(f"{name}, {meaning}: {values[0]:.2f} to {values[-1]:.2f}")
     figure.update_xaxes(title="step", gridcolor=FAINT)
     figure.update_yaxes(range=[-0.02, 1.02], gridcolor=FAINT)
+    figure.update_yaxes(title="probability", col=1)
     figure.update_layout(legend={"orientation": "h", "y": -0.3})
     return finish(figure, f"What was watched, from the first look to the last. {'; '.join(told)}.", height=360,
                   margin={"l": 50, "r": 20, "t": 40, "b": 90})  # fmt: skip
