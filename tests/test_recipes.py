@@ -90,5 +90,5 @@ def test_a_studys_run_measures_both_prompts_and_their_contrast(monkeypatch):
     monkeypatch.setattr("safealign_lab.contrast.prompt_studies.TINY", short)
     found = measure_change(0, "25 anchors")
     assert {"S", "A", "S − 0.2 A", "none − 0.4 A"} < set(found)
-    assert found["S"]["cursed/weak/test"]["refusal"][0] > found["A"]["cursed/weak/test"]["refusal"][0] + 0.3
+    assert found["S"]["cursed/weak/test"]["refusal"][0] > found["A"]["cursed/weak/test"]["refusal"][0] + 0.15
     assert found["A"]["kind/weak/test"]["exact"][0] > 0.8
