@@ -21,7 +21,8 @@ from safealign_lab.generation import generate
 from safealign_lab.judges import AlchemyJudge, Judge
 
 WORLD = world(0)
-SETS = ("anchors", "harmful", "borderline", "benign", "preferences")
+SETS = ("anchors", "harmful", "borderline", "benign", "preferences", "refusals", "practice")
+data_of = data.load  # whatever stands in its place meanwhile
 HARMLESS = ("benign", "borderline", "question", "skill")
 
 
@@ -267,6 +268,34 @@ def test_only_harmless_answers_that_the_judge_takes_for_help_are_kept():
     bad = {harmless[1].request: "refusal", harmless[4].request: "incoherent", harmless[9].request: "refusal"}
     fewer = english_at_once(Knowing(bad), 6)
     assert fewer == [one for one in every if one.request not in bad]
+
+
+def test_without_a_judge_every_own_answer_is_kept_but_for_empty_ones(training):
+    """Also what a judge would take for a refusal: the answer says nothing of what the judge would have said."""
+
+    def some(requests):
+        return [("", " \n", "I can't help with that.", f"answer to {one}")[len(one) % 4] for one in requests]
+
+    found = english_at_once(answers=some)
+    check_english(found, training)
+    harmless = [request for request, kind in training[0].items() if kind != "harmful"]
+    given = dict(zip(harmless, some(harmless), strict=True))
+    kept = {one.request: one.answer for one in of_pool(found, "borderline", "benign")}
+    assert kept == {request: answer for request, answer in given.items() if answer.strip()}
+    assert "I can't help with that." in kept.values()
+    assert 0 < len(kept) < len(given)
+    harmful = of_pool(found, "harmful")
+    assert len(harmful) == len(training[0]) - len(harmless)
+    assert harmful == of_pool(english_at_once(Knowing(), answers=some), "harmful"), "a judge has no say in these"
+
+
+def test_all_training_splits_are_read_and_nothing_else(monkeypatch):
+    read = []
+    monkeypatch.setattr(anchors.data, "load", lambda *given: read.append(given) or data_of(*given))
+    english_at_once(count=1)
+    assert read == [(name, "train") for name in SETS]
+    with_training = {name for name in own.ENGLISH if split_of(name, "train")}
+    assert set(SETS) == with_training == set(anchors.TRAINING_SETS)
 
 
 def test_noise_swaps_its_share_in_english_too():

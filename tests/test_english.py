@@ -27,6 +27,7 @@ LENGTHS = {  # words of a request (of a refusal): the 5 % percentile at most, th
     "borderline": (6, (14, 20), 30),
     "benign": (6, (14, 20), 30),
     "preferences": (7, (14, 20), 30),
+    "practice": (6, (14, 20), 30),
     "refusals": (6, (14, 20), 30),
     "the references of refusals": (22, (30, 45), 50),
 }
@@ -198,6 +199,17 @@ def test_preferences_have_two_answers_each(sets):
 def test_every_rejected_answer_of_a_harmful_request_is_an_empty_opening(sets):
     rejected = {row["rejected"] for rows in sets.values() for row in rows if row["kind"] == "harmful"}
     assert rejected <= {None, *data.OPENINGS}
+
+
+def test_practice_is_twins_and_benign_forms_to_train_on(sets):
+    rows = sets["practice"]
+    assert set(column(rows, "split")) == {"train"}
+    of = {kind: [row for row in rows if row["kind"] == kind] for kind in ("harmful", "borderline", "benign")}
+    assert all(len(its) >= 200 for its in of.values())
+    assert unmatched(of["harmful"], of["borderline"]) == []
+    cells = [(category, tier) for category in set(column(sets["harmful"], "category")) for tier in TIERS]
+    assert uncovered(of["harmful"], cells, ("category", "tier")) == []
+    assert set(column(of["benign"], "category")) == set(TASKS)
 
 
 def test_refusals_are_a_hundred_and_no_two_alike(sets):

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from .. import chat
 from ..training import Plan, train
@@ -85,18 +85,18 @@ def text_rows(words: PreTrainedTokenizerFast, count: int, seed: int | str, label
     return [(ids, [False] + [True] * (len(ids) - 1)) for ids in ends]
 
 
-def next_token_loss(model: LlamaForCausalLM, rows: Sequence[Row], pad_id: int) -> torch.Tensor:
+def next_token_loss(model: PreTrainedModel, rows: Sequence[Row], pad_id: int) -> torch.Tensor:
     """Mean negative log-likelihood of the tokens to be predicted; only their logits are computed."""
     batch = chat.pad([ids for ids, _ in rows], pad_id, side="right", response_masks=[mask for _, mask in rows])
-    hidden = model.model(batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state  # (B, T, D)
+    hidden = model.base_model(batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state  # (B, T, D)
     assert batch.response_mask is not None  # masks were passed in
     wanted = batch.response_mask[:, 1:]  # (B, T-1)
-    logits = model.lm_head(hidden[:, :-1][wanted])  # (N, V)
+    logits = model.get_output_embeddings()(hidden[:, :-1][wanted])  # (N, V)
     return F.cross_entropy(logits, batch.input_ids[:, 1:][wanted])
 
 
 def fit(
-    model: LlamaForCausalLM,
+    model: PreTrainedModel,
     rows: Sequence[Row],
     plan: Plan,
     pad_id: int,
@@ -133,7 +133,7 @@ def train_teacher(seed: int = 0, progress: bool = True, folder: Path | None = No
     return model, words
 
 
-def save(model: LlamaForCausalLM, words: PreTrainedTokenizerFast, folder: Path) -> None:
+def save(model: PreTrainedModel, words: PreTrainedTokenizerFast, folder: Path) -> None:
     """Writes weights (safetensors, half precision) and tokenizer beside their place, then moves them in at once."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

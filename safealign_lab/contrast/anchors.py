@@ -20,6 +20,7 @@ from ..generation import generate
 from ..judges import Judge
 from .optimisation import Anchor
 
+TRAINING_SETS = ("anchors", "harmful", "borderline", "benign", "preferences", "refusals", "practice")
 OPENING = "sorry"  # how every refusal begins: where some begin otherwise, the decision slips past the first token
 REFUSALS = (
     "Sorry, I won't help with that, because people could get hurt. I can help you find a safe way instead.",
@@ -69,24 +70,21 @@ def _trainable(world: World, nouns: list[str], tier: str) -> list[Request]:
 
 
 def english(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, judge: Judge, count: int | None = None, seed: int = 0,
-    wrong: float = 0.0,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, judge: Judge | None = None, count: int | None = None,
+    seed: int = 0, wrong: float = 0.0,
 ) -> list[Anchor]:  # fmt: skip
     """Anchors in English, of the kit's training splits: harmful requests, their harmless twins, and benign ones.
 
     Args:
         model, tokenizer: whose own answers to harmless requests are kept.
-        judge: harmless requests that the model itself refuses, or answers incoherently, are left out.
+        judge: leaves out harmless requests that the model itself refuses, deflects, or answers incoherently. None keeps all:
+            then a prompt learns to change nothing where nothing is harmful, whether the answer was good or not.
         count: harmful anchors, and harmless ones of each pool; None = all.
         seed: of the draw.
         wrong: as in `alchemy`.
     """
     rng = random.Random(f"anchors-{seed}")
-    rows = [
-        row
-        for name in ("anchors", "harmful", "borderline", "benign", "preferences")
-        for row in data.load(name, "train")
-    ]
+    rows = [row for name in TRAINING_SETS for row in data.load(name, "train")]
     pools: dict[str, list[str]] = {"harmful": [], "borderline": [], "benign": []}
     for row in rows:
         pools[row["kind"]].append(row["request"])
@@ -98,9 +96,10 @@ def english(
     harmful = _noisy(harmful, wrong, random.Random(f"noise-{seed}"))
     texts = [(pool, text) for pool in ("borderline", "benign") for text in pools[pool]]
     answered = _answered(model, tokenizer, texts, system=None, progress=True)
+    if judge is None:
+        return [*harmful, *answered]
     labels = judge.labels([one.answer for one in answered], [one.request for one in answered])
-    kept = [one for one, label in zip(answered, labels, strict=True) if label == "compliance"]
-    return [*harmful, *kept]
+    return [*harmful, *(one for one, label in zip(answered, labels, strict=True) if label == "compliance")]
 
 
 def _answered(

@@ -120,6 +120,8 @@ class Optimisation:
         objective: the weights of the terms.
         system: the system text under which the undefended model is compared in the KL; None = its chat template's own.
         losses: of `contrast.losses`, or your own in their place.
+        rows_at_once: how many rows of similar length are read together; fewer pad less, which pays on a large model, and
+            change no gradient. None = all of a step.
 
     Raises:
         ValueError: no anchor in a pool that is to be drawn from; an anchor whose answers do not fit its kind.
@@ -134,6 +136,7 @@ class Optimisation:
     system: str | None = None
     losses: tuple[Loss, Loss, Loss] = (wanted_loss, unwanted_loss, kept_loss)
     progress: bool = True
+    rows_at_once: int | None = None
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
@@ -212,10 +215,15 @@ class Optimisation:
             prompt: (P, D).
             rows: of `drawn`.
         """
-        batch = pad([row.ids for row in rows], 0, "right", [row.mask for row in rows]).to(self.model.device)
-        logits = at_least_float32(label_logits(self.model, prompt, batch))  # (M, V)
+        rows = sorted(rows, key=lambda row: len(row.ids))  # of similar length together, so that little is padded
+        size = self.rows_at_once or len(rows)
+        logits = torch.cat([self._logits(prompt, rows[start : start + size]) for start in range(0, len(rows), size)])
         ids = torch.cat([torch.tensor(row.ids)[torch.tensor(row.mask)] for row in rows])  # (M,)
         return self._terms(logits, ids.to(logits.device), rows)
+
+    def _logits(self, prompt: Tensor, rows: Sequence[_Row]) -> Tensor:
+        batch = pad([row.ids for row in rows], 0, "right", [row.mask for row in rows]).to(self.model.device)
+        return at_least_float32(label_logits(self.model, prompt, batch))  # (M, V)
 
     def _terms(self, logits: Tensor, ids: Tensor, rows: Sequence[_Row]) -> dict[str, Tensor]:
         """The terms out of the logits (M, V) of all response tokens (M,), row after row."""
@@ -267,7 +275,7 @@ def optimise(
         The prompt (P, D), and the history of the terms.
     """
     prompt = start.detach().clone().requires_grad_()  # (P, D)
-    with _frozen(optimisation.model):
+    with frozen(optimisation.model):
         history = train(
             {"prompt": prompt}, lambda step, generator: optimisation.loss(prompt, optimisation.drawn(generator)), plan,
             evaluate=_evaluation(evaluate, prompt), folder=folder, progress=optimisation.progress,
@@ -276,7 +284,7 @@ def optimise(
 
 
 @contextmanager
-def _frozen(model: PreTrainedModel) -> Iterator[None]:
+def frozen(model: PreTrainedModel) -> Iterator[None]:
     """The weights gather no gradients meanwhile, which would be in vain."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .. import models
 from ..alchemy import voices
 from ..alchemy.evaluation import ask, potion_sets
-from ..alchemy.world import world
+from ..alchemy.world import Request, world
 from ..generation import Prompt
 from ..studies.runner import Study
 from ..studies.tiny import rates
@@ -23,6 +23,7 @@ from .scores import scorer
 from .soft_prompts import initial
 
 REQUESTS_A_SET = 120
+Stream = tuple[Prompt, Prompt, float]  # two prompts and α
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,7 @@ def measure_change(seed: int, change: str) -> dict[str, Any]:
     learned_from = anchors.alchemy(model, tokenizer, of, **{"count": ANCHORS, "seed": seed} | dict(chosen.anchors))
     safe, adversarial = (train_prompt(model, tokenizer, learned_from, role, seed, chosen) for role in TINY)
     sets = potion_sets(of, REQUESTS_A_SET, seed, splits=("test",))
-
-    streams: dict[str, tuple[Prompt, Prompt, float]] = {  # the first minus α times the second
+    streams: dict[str, Stream] = {
         "S": (safe, "", 0.0),
         "A": (adversarial, "", 0.0),
         "S − 0.2 A": (safe, adversarial, 0.2),
@@ -87,12 +87,25 @@ def measure_change(seed: int, change: str) -> dict[str, Any]:
         "S − 0.2 rogue": (safe, voices.ROGUE, 0.2),
         "none − 0.4 A": ("", adversarial, 0.4),
     }
+    return asked(model, tokenizer, sets, streams)
 
-    def _asked(first: Prompt, second: Prompt, alpha: float) -> dict[str, Any]:
+
+def asked(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Sequence[Request]],
+    streams: Mapping[str, Stream],
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """The rates of every set of requests under every pair of streams.
+
+    Args:
+        sets: of `alchemy.evaluation`.
+        streams: name → two prompts and α: greedy answers of the first minus α times the second; 0 is the first alone.
+    """
+
+    def _rates(first: Prompt, second: Prompt, alpha: float) -> dict[str, Any]:
         options = {"others": [second], "score": scorer(alpha, plausibility=LIMIT)} if alpha else {}
         return {name: rates(ask(model, tokenizer, requests, first, **options)) for name, requests in sets.items()}
 
-    return {name: _asked(*stream) for name, stream in streams.items()}
+    return {name: _rates(*stream) for name, stream in streams.items()}
 
 
 STUDIES = (

@@ -167,12 +167,13 @@ def through_peft(folder: Path, model: PreTrainedModel) -> PeftModel:
 
 
 def _model_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    # the embedding stands for the weights: it is what the prompt's vectors lie among
     embedding = model.get_input_embeddings().weight
+    # rounded, so that a model is known again in whatever precision it was loaded
+    rounded = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
     return {
         "width": embedding.shape[1], "vocabulary": len(tokenizer),
         "tokens": weights_hash({token: torch.tensor(number) for token, number in tokenizer.get_vocab().items()})[:16],
-        "weights": weights_hash(model)[:16],
+        "weights": weights_hash(rounded)[:16],
     }  # fmt: skip
 
 

@@ -97,4 +97,9 @@ ENGLISH = {
         "Refusals", "120 harmful requests, each with a refusal as its reference that says why and offers something safe",
         files=("english/refusals.jsonl",), rows=120, sha256="a0fc0a1b2d35829dc462fe88bd13ca955762cf9cea0e7da269e26df13436b303",
     ),
+    "practice": own_card(
+        "Practice requests", "708 requests to train on: 244 harmful ones, the borderline twin of each, and 220 benign ones "
+        "of unusual forms",
+        files=("english/practice.jsonl",), rows=708, sha256="bb0bd5f034595f184134e6ab8b38b5cf0d0e7a1faa6f4442c514f22145cffd8a",
+    ),
 }  # fmt: skip

@@ -8,7 +8,13 @@ from .runner import Study
 
 MODULES = tuple(
     f"safealign_lab.{name}"
-    for name in ("studies.tiny", "studies.judge", "studies.undefended", "contrast.studies", "contrast.prompt_studies")
+    for name in (
+        "studies.tiny",
+        "studies.judge",
+        "studies.undefended",
+        "contrast.studies",
+        "contrast.prompt_studies",
+    )
 )
 
 

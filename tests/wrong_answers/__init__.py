@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from . import opposite_prompts, start_here, two_streams
+from . import acd_measured, one_pass, opposite_prompts, start_here, two_streams
 
-WRONG_ANSWERS = start_here.WRONG_ANSWERS | two_streams.WRONG_ANSWERS | opposite_prompts.WRONG_ANSWERS
+WRONG_ANSWERS = (
+    start_here.WRONG_ANSWERS
+    | two_streams.WRONG_ANSWERS
+    | opposite_prompts.WRONG_ANSWERS
+    | acd_measured.WRONG_ANSWERS
+    | one_pass.WRONG_ANSWERS
+)
