@@ -331,7 +331,7 @@ def slimmer(model):
 
 def nudged(model):
     other = copy.deepcopy(model)
-    other.model.layers[1].mlp.up_proj.weight.data[3, 3] += 1e-6
+    other.model.layers[1].mlp.up_proj.weight.data[3, 3] += 1e-2  # more than bfloat16 rounds away
     return other
 
 
@@ -362,6 +362,11 @@ def test_a_prompt_for_other_weights_is_refused_unless_it_is_to_be_transferred(to
     with pytest.raises(ValueError, match="was trained on other weights .*: pass transfer=True to try it all the same"):
         soft_prompts.load(folder, other, toy[1])
     assert torch.equal(soft_prompts.load(folder, other, toy[1], transfer=True), prompt)
+
+
+def test_the_same_model_in_another_precision_is_known_again(toy, saved):
+    folder, prompt = saved
+    assert torch.equal(soft_prompts.load(folder, copy.deepcopy(toy[0]).to(torch.bfloat16), toy[1]), prompt)
 
 
 def test_the_same_vocabulary_retold_is_no_other(toy, saved):
