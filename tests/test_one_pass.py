@@ -554,6 +554,7 @@ def test_an_adapters_chance_is_its_seeds(single):
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft, as it loads
 def test_an_adapter_learns_the_contrast_in_place_and_the_weights_below_it_stay(single, taught, tmp_path):
     student = adapted(single[0])
     of = Distillation(student, single[1], taught, None, per_step=4)
