@@ -64,7 +64,7 @@ def lab(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("SAFEALIGN_CACHE", str(found.cache))
     for module in (shipped, real_studies):
         monkeypatch.setattr(module, "real_model", lambda: tiny)
-    short = {"steps": 2, "warmup": 1, "length": 4, "per_step": EACH, "rows_at_once": 2}
+    short = {"steps": 2, "warmup": 1, "learning_rate": 0.02, "length": 4, "per_step": EACH, "rows_at_once": 2}
     texts = {"safeguarding": KEEPER, "adversarial": ROGUE}
     monkeypatch.setattr(
         shipped, "SMOLLM2", {role: replace(shipped.SMOLLM2[role], text=texts[role], **short) for role in ROLES}
