@@ -51,9 +51,10 @@ def _line(planned: Study) -> str:
 
 
 def rebuild(name: str | None) -> int:
-    """Trains the shipped weights again, into the kit's data folder: the alchemy world's models, the judge, or both."""
+    """Trains the shipped weights again, into the kit's data folder: the alchemy world's, the judge's, or SmolLM2's prompts."""
     from . import fetching
     from .alchemy import pretraining
+    from .contrast import shipped
     from .judges import fitting
 
     folder = fetching.data_folder() / "models"
@@ -61,6 +62,8 @@ def rebuild(name: str | None) -> int:
         pretraining.rebuild(folder, progress=True)
     if name in (None, "judge"):
         fitting.rebuild(folder / "judge")
+    if name in (None, "prompts"):
+        shipped.rebuild()
     return 0
 
 
@@ -76,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     studies.add_argument("--list", action="store_true", help="list the studies and how many runs are stored")
     studies.add_argument("--refresh", action="store_true", help="do runs again that other code or data made")
     weights = commands.add_parser("rebuild", help="train every shipped weight again, or only those of NAME")
-    weights.add_argument("name", nargs="?", metavar="NAME", choices=("alchemy", "judge"), help="alchemy or judge")
+    names = ("alchemy", "judge", "prompts")
+    weights.add_argument("name", nargs="?", metavar="NAME", choices=names, help=f"one of {', '.join(names)}")
     chosen = parser.parse_args(arguments)
     if chosen.command == "study" and chosen.refresh and (chosen.list or not chosen.name):
         studies.error("--refresh runs a study: give its NAME, and no --list")

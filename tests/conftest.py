@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from real_lab import lab  # noqa: F401 (a fixture)
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 

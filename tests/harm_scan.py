@@ -38,6 +38,7 @@ WEIGHTS = (
     "data/models/tiny/model.safetensors",
     "data/models/tiny-teacher/model.safetensors",
     "data/models/judge/*.safetensors",
+    "data/prompts/smollm2-[0-9]/adapter_model.safetensors",
 )
 PROSE = (".md", ".jinja", ".gitattributes")
 READ = ("data/*.json", "data/*.jsonl", *(f"data/*{suffix}" for suffix in PROSE), "notebooks/*.ipynb", "README.md")
@@ -47,9 +48,9 @@ IGNORED = (  # git ignores them too
     "data/results/*.lock", "data/results/*.partial", "data/results/*.damaged", "data/models/*.training/*",
     "*/.ipynb_checkpoints/*",
 )  # fmt: skip
-MODEL_FILES = (  # of transformers, where "token" and "content" mean something else
+MODEL_FILES = (  # where "token", "content" and "text" mean something else
     "data/models/*/config.json", "data/models/*/generation_config.json", "data/models/*/tokenizer.json",
-    "data/models/*/tokenizer_config.json",
+    "data/models/*/tokenizer_config.json", "data/prompts/*/soft_prompt.json", "data/prompts/*/adapter_config.json",
 )  # fmt: skip
 
 ANSWER_WORDS = frozenset(  # a model's words may stand under a key with one of these in it, also with an s

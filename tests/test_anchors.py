@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 
 from safealign_lab import data, judges
 from safealign_lab.alchemy import skills
+from safealign_lab.alchemy.voices import KEEPER, ROGUE
 from safealign_lab.alchemy.words import CURSED_NOUNS, halves
 from safealign_lab.alchemy.world import TIERS, UNSEEN_STYLE, world
-from safealign_lab.contrast import anchors
+from safealign_lab.contrast import Optimisation, anchors, paper_anchors, recipes, soft_prompts
 from safealign_lab.data import OPENINGS, own
 from safealign_lab.generation import generate
 from safealign_lab.judges import AlchemyJudge, Judge
+from safealign_lab.training import step_generator
 
 WORLD = world(0)
 SETS = ("anchors", "harmful", "borderline", "benign", "preferences", "refusals", "practice")
@@ -259,6 +261,20 @@ def test_a_count_draws_so_many_of_each_pool_by_the_seed(training):
     assert {one.request for one in english_at_once(Knowing(), 5, seed=1)} != {one.request for one in found}
 
 
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_count_of_no_anchors_is_refused_before_the_model_is_asked(count):
+    def too_soon(requests):
+        pytest.fail("the model was asked for answers that nobody will need")
+
+    with pytest.raises(ValueError, match=f"{count} anchors of each pool are none .* or None for all") as caught:
+        english_at_once(count=count, answers=too_soon)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_count_above_what_there_is_means_all(training):
+    assert {one.request for one in english_at_once(count=10**6)} == set(training[0])
+
+
 def test_only_harmless_answers_that_the_judge_takes_for_help_are_kept():
     judge = Knowing()
     every = english_at_once(judge, 6)
@@ -319,3 +335,148 @@ def test_smollm2s_anchors_are_its_own_helpful_answers(smollm2, training):
     (begun,) = generate(*smollm2, [harmless[0].request], (None,), max_new_tokens=4).texts
     assert harmless[0].answer.startswith(begun)
     assert set(judge.labels(anchors.REFUSALS)) == {"refusal"}
+
+
+# ---------------------------------------------------------------- as the paper makes them
+
+UNSAFE, KIND = ["brew venom", "brew plague"], ["brew sleep", "brew light"]
+LABELLED = {  # request → the labels of its answers under three system texts
+    "brew venom": ("refusal", "compliance", "compliance"), "brew plague": ("refusal", "refusal", "incoherent"),
+    "brew sleep": ("compliance", "refusal", "compliance"), "brew light": ("incoherent", "incoherent", "compliance"),
+}  # fmt: skip
+
+
+def sampled_at_once(labelled, *lists, systems=("safe", "opposite", None), **options):
+    """Anchors of a model that says under which text it was asked what, and of a judge who knows the labels."""
+
+    def said(model, tokenizer, requests, prompts, **_):
+        return SimpleNamespace(texts=[f"{prompts[0]}: {request}" for request in requests])
+
+    class Placed(Judge):
+        def labels(self, responses, requests=None):
+            places = [systems.index(None if (told := one.split(":")[0]) == "None" else told) for one in responses]
+            return [labelled[request][place] for request, place in zip(requests, places, strict=True)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paper_anchors, "generate", said)
+        model = SimpleNamespace(device="cpu")
+        return paper_anchors.sampled(model, None, Placed(), *lists, systems=systems, **options)
+
+
+def test_refusals_and_harmless_help_are_kept_and_every_harmful_answer_is_an_opening():
+    found = sampled_at_once(LABELLED, UNSAFE, KIND)
+    harmful = [(one.request, one.refusal) for one in of_pool(found, "harmful")]
+    assert harmful == [
+        ("brew venom", "safe: brew venom"), ("brew venom", "safe: brew venom"),  # one refusal for two compliances
+        ("brew plague", "safe: brew plague"), ("brew plague", "opposite: brew plague"),
+    ]  # fmt: skip
+    assert {one.compliance for one in of_pool(found, "harmful")} <= set(OPENINGS)
+    kept = [(one.request, one.answer) for one in of_pool(found, "benign")]
+    assert kept == [
+        ("brew sleep", "safe: brew sleep"), ("brew sleep", "None: brew sleep"), ("brew light", "None: brew light"),
+    ]  # fmt: skip
+    assert len(found) == len(harmful) + len(kept)
+
+
+def test_a_request_that_was_never_refused_takes_a_refusal_of_the_kit():
+    found = sampled_at_once({"brew venom": ("compliance", "compliance", "incoherent")}, ["brew venom"], [])
+    assert len(found) == 2
+    assert all(one.refusal in anchors.REFUSALS and one.compliance in OPENINGS for one in found)
+
+
+labels_of_three = st.tuples(*3 * [st.sampled_from(judges.LABELS)])
+
+
+@given(st.lists(labels_of_three, max_size=5), st.lists(labels_of_three, max_size=5), st.integers(0, 9))
+@settings(deadline=None, max_examples=40)
+def test_no_harmful_compliance_is_ever_in_an_anchor_and_no_other_answer_is_lost(unsafe, kind, seed):
+    texts = [[f"{name} {number}" for number, _ in enumerate(its)] for name, its in (("bad", unsafe), ("good", kind))]
+    labelled = dict(zip(texts[0] + texts[1], unsafe + kind, strict=True))
+    if not labelled:
+        return
+    found = sampled_at_once(labelled, *texts, seed=seed)
+    systems = ("safe", "opposite", "None")
+    by_label = {
+        label: {f"{system}: {text}" for text, its in labelled.items() for system, of in zip(systems, its, strict=True)
+                if of == label}
+        for label in judges.LABELS
+    }  # fmt: skip
+    bad = [one for one in found if one.pool == "harmful"]
+    assert {one.refusal for one in bad} - set(anchors.REFUSALS) == {
+        text for text in by_label["refusal"] if "bad" in text
+    }  # fmt: skip
+    assert {one.compliance for one in bad} <= set(OPENINGS)
+    assert not any(one.answer for one in bad)
+    assert sorted(one.answer for one in found if one.pool == "benign") == sorted(
+        text for text in by_label["compliance"] if "good" in text
+    )  # fmt: skip
+    for text, its in zip(texts[0], unsafe, strict=True):
+        pairs = max(its.count("refusal"), its.count("compliance"))
+        assert sum(one.request == text for one in bad) == pairs <= 3
+
+
+def test_by_default_they_are_the_papers_hundred_and_hundred_under_three_texts():
+    asked = []
+
+    def said(model, tokenizer, requests, prompts, **options):
+        asked.append((requests, prompts, options))
+        return SimpleNamespace(texts=["well"] * len(requests))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paper_anchors, "generate", said)
+        found = paper_anchors.sampled(SimpleNamespace(device="cpu"), None, Knowing())
+    rows = data.load("anchors", "train")
+    kinds = {row["request"]: row["kind"] for row in rows}
+    assert [prompts for _, prompts, _ in asked] == [(recipes.CAREFUL,), (recipes.RECKLESS,), (None,)]
+    assert all(sorted(requests) == sorted(kinds) for requests, _, _ in asked)
+    assert all(options["temperature"] > 0 for _, _, options in asked)
+    assert Counter(one.pool for one in found) == {"harmful": 300, "benign": 300}
+    assert all(kinds[one.request] == one.pool for one in found)
+
+
+@pytest.fixture(scope="module")
+def voiced(tiny):
+    """The tiny model's own answers, as the keeper, as the rogue and without a voice."""
+
+    def make(seed=0, temperature=0.7):
+        return paper_anchors.sampled(
+            *tiny, AlchemyJudge(), POTIONS["cursed"], POTIONS["kind"], (KEEPER, ROGUE, ""), temperature, seed,
+            max_new_tokens=40,
+        )  # fmt: skip
+
+    return make
+
+
+POTIONS = {
+    side: [f"brew me a bitter {noun} potion ." for noun in WORLD.nouns("train", cursed=side == "cursed")[:4]]
+    for side in ("cursed", "kind")
+}
+
+
+def test_the_tiny_models_anchors_are_refused_where_its_keeper_refuses_and_can_be_learned_from(tiny, voiced):
+    found, judge = voiced(), AlchemyJudge()
+    harmful, benign = of_pool(found, "harmful"), of_pool(found, "benign")
+    own = [one.refusal for one in harmful if one.refusal not in anchors.REFUSALS]
+    assert len(own) >= 4, "the keeper refuses"
+    assert set(judge.labels(own)) == {"refusal"}
+    assert {one.request for one in harmful} <= set(POTIONS["cursed"])
+    assert set(judge.labels([one.answer for one in benign])) == {"compliance"}
+    assert {one.request for one in benign} == set(POTIONS["kind"])
+    step = Optimisation(*tiny, found, "safeguarding", {"harmful": 2, "benign": 2}, progress=False)
+    loss = step.loss(soft_prompts.initial(*tiny, KEEPER), step.drawn(step_generator(0, 1)))
+    assert loss["loss"].isfinite()
+
+
+def test_samples_are_their_seeds(voiced):
+    assert voiced() == voiced()
+    assert [one.answer for one in voiced(temperature=2.0)] != [one.answer for one in voiced(1, temperature=2.0)]
+
+
+@pytest.mark.parametrize(
+    ("lists", "systems"),
+    [(([], []), ("safe",)), ((["brew"], []), ()), (("brew", []), ("safe",)), (([], "brew"), ("safe",)), ((["a"], []), "safe")],
+)  # fmt: skip
+def test_nothing_to_sample_is_refused(lists, systems):
+    with pytest.raises(ValueError, match="nothing to sample: give lists, of one request or more") as caught:
+        paper_anchors.sampled(SimpleNamespace(device="cpu"), None, Knowing(), *lists, systems=systems)
+    assert "\n" not in str(caught.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from slow_contrast import ENDS, RECKLESS, REQUESTS, SAFE, batch_of, in_double, inputs_of, new_tokens
+from transformers import EosTokenCriteria, MaxLengthCriteria, StoppingCriteria, StoppingCriteriaList
 
 from safealign_lab import chat, contrast
 
@@ -80,6 +81,43 @@ def test_a_processor_serves_one_call_without_beams(talker):
             model.generate(**inputs_of(safe), logits_processor=[fresh], **{**limits, **other})
 
 
+class Never(StoppingCriteria):
+    def __call__(self, input_ids, scores, **others):
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+@pytest.mark.parametrize("way", ["argument", "criterion"])
+@pytest.mark.parametrize("ends", [[31], [9, 24, 31], [*ENDS, 11]])
+def test_the_end_tokens_of_a_call_are_followed_as_the_processor_follows_them(talker, ends, way):
+    """Others than the model's own in their place, and more of them."""
+    model, tokenizer = talker
+    safe, adversarial = pair_of_batches(tokenizer)
+    criterion = StoppingCriteriaList([EosTokenCriteria(torch.tensor(ends))])
+    asked = {"eos_token_id": ends} if way == "argument" else {"stopping_criteria": criterion}
+    limits = {"max_new_tokens": 9, "do_sample": False, "pad_token_id": 0}
+    found = {
+        kind: model.generate(
+            **inputs_of(safe), **added(kind, model, tokenizer, adversarial, alpha=0.8), **limits, **asked
+        )
+        for kind in ("processor", "loop")
+    }
+    assert torch.equal(found["loop"], found["processor"])
+    plain = model.generate(**inputs_of(safe), **added("loop", model, tokenizer, adversarial, alpha=0.8), **limits)
+    assert not torch.equal(plain, found["loop"]), "these ends have to matter"
+
+
+@pytest.mark.parametrize("longest", [2, 5])
+def test_the_longest_text_that_a_criterion_allows_is_the_longest(talker, longest):
+    model, tokenizer = talker
+    safe, adversarial = pair_of_batches(tokenizer)
+    length = safe.input_ids.shape[1] + longest
+    output = model.generate(
+        **inputs_of(safe), **added("loop", model, tokenizer, adversarial, alpha=0.8), do_sample=False, pad_token_id=0,
+        max_new_tokens=9, stopping_criteria=StoppingCriteriaList([MaxLengthCriteria(length)]),
+    )  # fmt: skip
+    assert output.shape[1] == length
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
@@ -88,6 +126,8 @@ def test_a_processor_serves_one_call_without_beams(talker):
         ({"repetition_penalty": 1.2}, "RepetitionPenaltyLogitsProcessor: leave these settings out"),
         ({"min_new_tokens": 3}, "MinNewTokens"),
         ({"num_beams": 3}, "15 rows are to be answered, and 5 have an adversarial prompt"),
+        ({"max_time": 9.0}, "does not know MaxTimeCriteria: leave these settings out"),
+        ({"stopping_criteria": StoppingCriteriaList([Never()])}, "does not know Never: leave"),
         ({"do_sample": True, "top_k": 0, "num_return_sequences": 3}, "15 rows are to be answered"),
     ],
 )

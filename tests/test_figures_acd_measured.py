@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from safealign_lab.contrast.baselines import methods
 from safealign_lab.contrast.margins import price, refusal_margins
 from safealign_lab.figures import acd_measured as views
-from safealign_lab.figures.base import ADVERSARIAL, CONTRAST, INCOHERENT, INK, REFUSAL, SAFE
+from safealign_lab.figures import base
+from safealign_lab.figures.base import ADVERSARIAL, CONTRAST, INCOHERENT, INK, MIXED, REFUSAL, SAFE
 from safealign_lab.measures import Difference, difference, rate, undominated
 
 quickly = settings(max_examples=15, deadline=None, derandomize=True)
@@ -158,11 +159,16 @@ def test_every_method_of_the_comparison_has_a_mark_of_its_own():
 @pytest.mark.parametrize(
     ("method", "colour"),
     [("SP − AP", CONTRAST), ("SP", SAFE), ("SP − opposite text", SAFE), ("none − AP", ADVERSARIAL),
-     ("safe text − AP", ADVERSARIAL), ("safe text", INK), ("text contrast", INK)],
+     ("safe text − AP", ADVERSARIAL), ("SafeDecoding", MIXED), ("safe text", INK), ("text contrast", INK)],
 )  # fmt: skip
 def test_a_method_has_the_colour_of_the_prompts_that_are_in_it(method, colour):
     mark = views.plane({"another": (rate(1, 2), rate(1, 2)), method: (rate(1, 3), rate(2, 3))}, "", "").data[2]
     assert mark.marker.color == mark.error_x.color == mark.error_y.color == colour
+
+
+def test_every_meaning_has_a_colour_of_its_own():
+    meanings = [ADVERSARIAL, base.COMPLIANCE, CONTRAST, INCOHERENT, INK, base.JUDGED, MIXED, REFUSAL, SAFE]
+    assert len(set(meanings)) == len(meanings)
 
 
 # ---------------------------------------------------------------- the differences
@@ -222,6 +228,13 @@ def test_more_differences_have_more_room():
     [
         (views.operating_points, (streams(0), [], "cursed", "kind"), "give some ids, and not all"),
         (views.operating_points, (streams(0), [1], "cursed", "kind", -0.5), "not a strength"),
+        (
+            views.operating_points,
+            (streams(0), [1], "curst", "kind"),
+            "no logits of 'curst' .* expected cursed, alarming",
+        ),
+        (views.operating_points, (streams(0), [1], "cursed", "mild"), "no logits of 'mild' to be drawn"),
+        (views.operating_points, ({}, [1], "cursed", "kind"), "expected at least one kind of request"),
         (views.operating_points, ({"a": torch.zeros(2, 0, 4)}, [1], "a", "a"), "margins of both"),
         (views.plane, ({}, "", ""), "expected at least one method"),
         (views.gains, ({}, ""), "expected at least one difference"),

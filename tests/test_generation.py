@@ -103,6 +103,19 @@ def test_a_batch_equals_its_rows_alone_and_padding_changes_nothing(toy, rows, pa
         torch.testing.assert_close(together.scores[b, :steps], alone.scores[0], atol=1e-10, rtol=1e-10)
 
 
+@pytest.mark.parametrize("ends", [[], [11], [9, 14, 24, 31]])
+def test_other_end_tokens_are_followed_and_the_models_own_are_words_like_any(pair, ends):
+    model, tokenizer = pair
+    unending = decode(model, tokenizer, chat.pad(ROWS, 0), max_new_tokens=12, end_ids=[])
+    assert not any(unending.finished)
+    assert any(token in ENDS for ids in unending.ids for token in ids), "the model's own ends have to occur"
+    found = decode(model, tokenizer, chat.pad(ROWS, 0), max_new_tokens=12, end_ids=ends)
+    expected = [list(itertools.takewhile(lambda token: token not in ends, ids)) for ids in unending.ids]
+    assert found.ids == expected
+    nexts = [ids[len(kept)] if len(kept) < 12 else None for ids, kept in zip(unending.ids, expected, strict=True)]
+    assert found.ends == nexts
+
+
 def test_rows_alone_agree_in_single_precision_too(pair):
     model, tokenizer = pair
     together = decode(model, tokenizer, chat.pad(ROWS, 0), max_new_tokens=8, score=no_end, return_scores=True)

@@ -316,6 +316,8 @@ def test_a_file_that_no_scan_reads_is_found(project, name):
         "data/adapter.safetensors",
         "data/models/tiny/adapter_model.safetensors",
         "data/models/rogue/model.safetensors",
+        "data/prompts/smollm2-0/model.safetensors",
+        "data/prompts/reckless-0/adapter_model.safetensors",
         "data/results/judge/probe.safetensors",
         "notebooks/model.safetensors",
         "data/models/tiny/pytorch_model.bin",

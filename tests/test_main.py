@@ -13,6 +13,7 @@ import pytest
 from safealign_lab import __main__ as commands
 from safealign_lab import fetching, models
 from safealign_lab.alchemy import pretraining
+from safealign_lab.contrast import shipped
 from safealign_lab.judges import fitting
 from safealign_lab.studies import Study, catalogue
 
@@ -137,11 +138,12 @@ def test_rebuild_trains_into_the_kits_own_folder_and_ctrl_c_is_no_traceback(kit:
     calls = []
     monkeypatch.setattr(pretraining, "rebuild", lambda folder, progress: calls.append((folder, progress)))
     monkeypatch.setattr(fitting, "rebuild", lambda folder: calls.append(folder))
+    monkeypatch.setattr(shipped, "rebuild", lambda: calls.append("prompts"))
     assert run(capsys, "rebuild")[0] == 0
-    assert calls == [(kit / "data/models", True), kit / "data/models/judge"]
-    for name in ("alchemy", "judge"):
+    assert calls == [(kit / "data/models", True), kit / "data/models/judge", "prompts"]
+    for name in ("alchemy", "judge", "prompts"):
         assert run(capsys, "rebuild", name)[0] == 0
-    assert calls[2:] == calls[:2]
+    assert calls[3:] == calls[:3]
 
     def stopped(folder: Path, progress: bool) -> None:
         raise KeyboardInterrupt

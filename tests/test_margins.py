@@ -250,6 +250,16 @@ def test_first_logits_are_those_of_each_stream_read_by_itself(toy, kind, batch_s
     torch.testing.assert_close(found, torch.cat(slow, dim=1), atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("requests", "sentence"),
+    [([], "Without requests there are no first tokens: give a list"), ("brew", "not one string")],
+)
+def test_no_requests_have_no_first_logits(toy, requests, sentence):
+    with pytest.raises(ValueError, match=sentence) as caught:
+        first_logits(*toy, requests, SAFE, RECKLESS)
+    assert "\n" not in str(caught.value)
+
+
 def test_first_logits_are_what_answering_starts_from(tiny):
     model, tokenizer = tiny
     soft = initial(model, tokenizer, KEEPER, 8)

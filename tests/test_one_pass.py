@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import math
 
 import pytest
@@ -14,7 +15,7 @@ from peft import PeftModel
 from slow_contrast import ENDS, POTIONS, RECKLESS, REQUESTS, SAFE, by_hand, in_double
 from torch import nn
 
-from safealign_lab import generation
+from safealign_lab import fetching, generation
 from safealign_lab.alchemy.evaluation import potion_sets
 from safealign_lab.alchemy.voices import KEEPER
 from safealign_lab.alchemy.world import world
@@ -571,6 +572,24 @@ def test_an_adapter_learns_the_contrast_in_place_and_the_weights_below_it_stay(s
     assert torch.equal(read(loaded, single[1]), read(student, single[1]))
     assert (read(loaded, single[1]) - read(single[0], single[1])).abs().max() > 0.1
     assert dataclasses.replace(of, model=loaded).fidelity() == of.fidelity()
+
+
+@pytest.mark.parametrize("called", [None, "someone/a-model"])
+def test_a_saved_adapter_holds_the_models_hub_id_and_no_path_of_the_machine(tiny, tmp_path, called):
+    model = copy.deepcopy(tiny[0])
+    model.name_or_path = model.config.name_or_path = called or model.name_or_path
+    assert called or model.name_or_path.startswith("/"), (
+        "the model has to come from a folder for this to prove anything"
+    )
+    before = model.name_or_path
+    adapted(model).save_pretrained(tmp_path / "adapter", save_embedding_layers=False)  # else a hub id is looked up
+    assert model.name_or_path == model.config.name_or_path == before
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["base_model_name_or_path"] == called
+    for file in (tmp_path / "adapter").rglob("*"):
+        content = file.read_bytes().decode(errors="replace")
+        assert str(fetching.data_folder()) not in content, file
+        assert str(tmp_path) not in content, file
 
 
 def test_a_model_without_an_adapter_to_train_is_refused(single, taught):

@@ -527,6 +527,13 @@ def test_a_pool_without_anchors_is_refused(toy):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("shape", [(4, 24), (32,)])
+def test_a_start_of_another_width_is_refused_in_one_sentence(toy, shape):
+    with pytest.raises(ValueError, match=r"has the shape \(P, 32\), not \(.*: start from `initial`") as caught:
+        optimise(optimisation(toy), torch.zeros(shape), Plan(steps=2, learning_rate=0.1))
+    assert "\n" not in str(caught.value)
+
+
 def test_an_unknown_role_is_refused(toy):
     with pytest.raises(ValueError, match="'safe'.*safeguarding.*adversarial") as caught:
         optimisation(toy, role="safe")

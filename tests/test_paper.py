@@ -128,6 +128,16 @@ def test_a_mean_halfway_may_be_printed_either_way(printed):
     assert paper.slips({"a": [0.56, 0.59]}, {"a": printed + 0.45}, 2) == {}
 
 
+@pytest.mark.parametrize(
+    ("rows", "lack"),
+    [({"a": [0.1], "b": []}, "'b' has no cells"), ({"a": [0.1], "c": [0.2]}, "'c' has no printed mean")],
+)
+def test_a_row_that_cannot_be_compared_is_refused_in_one_sentence(rows, lack):
+    with pytest.raises(ValueError, match=f"The row {lack}: give every row one cell or more and the mean") as caught:
+        paper.slips(rows, {"a": 0.1, "b": 0.1})
+    assert "\n" not in str(caught.value)
+
+
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(hundredths, st.integers(0, 1000), st.integers(1, 4))
 def test_fewer_digits_forgive_more(cells, thousandths, digits):

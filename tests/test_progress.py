@@ -347,6 +347,17 @@ class TestClaim:
         kept = notes.read()["claims"]["20_two_streams/τ² keeps the gradient within 30 %"]
         assert (kept["outcome"], kept["value"]) == ("holds", "1.23")
 
+    def test_the_same_words_in_two_notebooks_are_two_claims(self, shown):
+        for name, holds in (("20_two_streams", True), ("22_acd_measured", False)):
+            lesson.start(name)
+            lesson.claim("the contrast refuses more", 0.5, holds)
+        lesson.claim("the contrast refuses more", 0.6, False)  # said again, it is still one
+        kept = notes.read()["claims"].values()
+        assert [(one["lesson"], one["outcome"], one["value"]) for one in kept] == [
+            ("20_two_streams", "holds", "0.5"), ("22_acd_measured", "does not", "0.6"),
+        ]  # fmt: skip
+        assert {one["name"] for one in kept} == {"the contrast refuses more"}
+
     def test_an_untrue_one_is_a_cross_and_in_tests_an_error(self, shown, monkeypatch):
         lesson.claim("it helps", 0.4, False)
         assert shown[-1].startswith("✘ it helps (0.4). **This statement does not hold")

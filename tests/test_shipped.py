@@ -5,96 +5,26 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
 import torch
+from real_lab import ANCHORS, DATA, EACH, ROLES, Knowing, cards_below
 
-from safealign_lab import data, fetching
+from safealign_lab import data
 from safealign_lab.alchemy.voices import KEEPER, ROGUE
 from safealign_lab.chat import conversation, encode
-from safealign_lab.contrast import Anchor, Optimisation, baselines, real_studies, scorer, shipped, soft_prompts
+from safealign_lab.contrast import baselines, real_studies, scorer, shipped, soft_prompts
 from safealign_lab.contrast.anchors import TRAINING_SETS
 from safealign_lab.contrast.margins import refusal_margins
 from safealign_lab.generation import answer, generate
-from safealign_lab.judges import LABELS, Judge
+from safealign_lab.judges import LABELS
 from safealign_lab.measures import similarity
 from safealign_lab.studies.undefended import requests_of
-
-DATA = fetching.data_folder()
-ANCHORS = [
-    *(Anchor(f"brew me a {one} potion .", "harmful", "sorry , i will not .", "take water .") for one in ("venom", "plague")),
-    *(Anchor(f"what does {one} do ?", "borderline", answer=f"{one} harms people .") for one in ("venom", "plague")),
-    *(Anchor(f"what does {one} do ?", "benign", answer=f"{one} calms people .") for one in ("sleep", "light")),
-]  # fmt: skip
-ROLES = ("safeguarding", "adversarial")
-EACH = {"harmful": 1, "borderline": 1, "benign": 1}
-
-
-class Knowing(Judge):
-    """Takes what begins with an "n" for a refusal and what is empty for incoherent."""
-
-    asked = 0
-
-    def labels(self, responses, requests=None):
-        Knowing.asked += 1
-        assert len(requests) == len(responses)
-        return [
-            "incoherent" if not one.strip() else "refusal" if one.startswith("n") else "compliance" for one in responses
-        ]
-
-
-class Lab(SimpleNamespace):
-    """Folders of a test's own, and how often the model was asked for anchors and trained."""
-
-    def recipe(self, **changes) -> None:
-        """Other settings of both recipes, in the middle of a test."""
-        self.patch.setattr(shipped, "SMOLLM2", {role: replace(one, **changes) for role, one in shipped.SMOLLM2.items()})
-
-
-@pytest.fixture
-def lab(tiny, tmp_path, monkeypatch):
-    found = Lab(data=tmp_path / "data", cache=tmp_path / "cache", asked=0, drawn=[], patch=monkeypatch, model=tiny)
-    shutil.copytree(DATA / "english", found.data / "english")
-    (found.data / "models").symlink_to(DATA / "models", target_is_directory=True)
-    monkeypatch.setattr(fetching, "data_folder", lambda: found.data)
-    monkeypatch.setenv("SAFEALIGN_CACHE", str(found.cache))
-    for module in (shipped, real_studies):
-        monkeypatch.setattr(module, "real_model", lambda: tiny)
-    short = {"steps": 2, "warmup": 1, "learning_rate": 0.02, "length": 4, "per_step": EACH, "rows_at_once": 2}
-    texts = {"safeguarding": KEEPER, "adversarial": ROGUE}
-    monkeypatch.setattr(
-        shipped, "SMOLLM2", {role: replace(shipped.SMOLLM2[role], text=texts[role], **short) for role in ROLES}
-    )
-
-    def asked(model, tokenizer):
-        assert (model, tokenizer) == tiny
-        found.asked += 1
-        return list(ANCHORS)
-
-    class Watched(Optimisation):
-        def drawn(self, generator):
-            found.drawn.append(self.role)
-            return super().drawn(generator)
-
-    monkeypatch.setattr(shipped, "english", asked)
-    monkeypatch.setattr(shipped, "Optimisation", Watched)
-    monkeypatch.setattr(real_studies, "requests_of", lambda name: requests_of(name)[:9])
-    monkeypatch.setattr(real_studies, "_judge", Knowing)
-    caches = (shipped._anchors, real_studies._undefended, real_studies._probe)
-    for one in caches:
-        one.cache_clear()
-    yield found
-    for one in caches:
-        one.cache_clear()
-
-
-def cards_below(folder) -> set[str]:
-    return {str(path.parent.relative_to(folder)) for path in folder.rglob(soft_prompts.CARD)}
-
 
 # ---------------------------------------------------------------- prompts
 
@@ -203,17 +133,31 @@ def test_rebuilding_makes_every_role_and_seed_anew(lab):
 
 
 def test_anchors_are_asked_for_once_and_read_back_as_they_were(lab):
-    assert shipped._anchors() == ANCHORS
-    (file,) = (lab.cache / "smollm2").iterdir()
+    assert shipped.training_anchors() == ANCHORS
+    (file,) = (lab.cache / "smollm2").glob("*.json")
     assert len(json.loads(file.read_text(encoding="utf-8"))) == len(ANCHORS)
-    shipped._anchors.cache_clear()  # as in another process
-    assert shipped._anchors() == ANCHORS
+    shipped.training_anchors.cache_clear()  # as in another process
+    assert shipped.training_anchors() == ANCHORS
     assert lab.asked == 1
-    shipped._anchors.cache_clear()
+    shipped.training_anchors.cache_clear()
     with (lab.data / "english" / "practice.jsonl").open("a") as lines:
         lines.write("\n")
-    assert shipped._anchors() == ANCHORS
+    assert shipped.training_anchors() == ANCHORS
     assert lab.asked == 2, "other requests have other anchors"
+
+
+def test_two_that_want_anchors_at_once_ask_for_them_once(lab):
+    asked = shipped.english
+
+    def slow(*given):
+        time.sleep(0.3)
+        return asked(*given)
+
+    lab.patch.setattr(shipped, "english", slow)
+    with ThreadPoolExecutor(2) as pool:
+        found = [pool.submit(shipped.training_anchors.__wrapped__) for _ in range(2)]
+    assert [one.result() for one in found] == [ANCHORS, ANCHORS]
+    assert lab.asked == 1
 
 
 def test_all_prompts_learn_from_the_same_anchors(lab):
@@ -293,7 +237,7 @@ def test_a_right_answer_is_right_unless_it_is_labelled_a_refusal(lab):
 def test_the_model_is_asked_without_a_defence_once_for_each_set(lab):
     asked = []
     lab.patch.setattr(
-        real_studies, "answer", lambda *given, **options: asked.append(given[2]) or ["yes"] * len(given[2])
+        real_studies, "answer", lambda *given, **options: asked.append([*given[2]]) or ["yes"] * len(given[2])
     )
     for requests in ("benign", "harmful", "borderline", "benign"):
         real_studies.judged(saying("yes"), requests)
@@ -433,3 +377,10 @@ def test_a_study_reads_what_it_says_and_takes_three_seeds_where_prompts_are_trai
     assert ("models/judge" in study.reads) == bool(Knowing.asked)
     assert "english" in study.reads
     assert study.seeds == (shipped.SEEDS if lab.drawn else (0,))
+
+
+def test_only_safeguarding_prompts_are_shipped():
+    """The adversarial ones obey: whoever wants one trains it."""
+    cards = {path.parent.name: soft_prompts.card(path.parent) for path in DATA.glob(f"prompts/*/{soft_prompts.CARD}")}
+    assert {name: card["seed"] for name, card in cards.items()} == {f"smollm2-{seed}": seed for seed in shipped.SEEDS}
+    assert {card["role"] for card in cards.values()} == {"safeguarding"}

@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from slow_contrast import ENDS, REQUESTS, batch_of, in_double, inputs_of
 from tokenizers import Tokenizer
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaForCausalLM,
@@ -26,6 +28,7 @@ from transformers import (
 
 from safealign_lab import chat
 from safealign_lab.contrast import soft_prompts
+from safealign_lab.contrast.one_pass import adapted
 from safealign_lab.generation import generate
 from safealign_lab.training import weights_hash
 
@@ -156,6 +159,80 @@ def test_any_rows_and_masks_come_out_in_order(double, drawn, length):
         close(soft_prompts.label_logits(double[0], prompt, batch, shared=False), expected)
 
 
+def with_adapter(model):
+    """The model with an adapter of peft's that does something."""
+    found = adapted(model, rank=2)
+    for number, (name, weight) in enumerate(found.named_parameters()):
+        if "lora_B" in name:
+            weight.data += 0.2 * noise(*weight.shape, seed=number)
+    return found
+
+
+SMALL = {
+    "vocab_size": 32, "hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.2, "pad_token_id": 0,
+}  # fmt: skip
+AFTERWARDS = {
+    "capped": ("gemma2", {"final_logit_softcapping": 2.0, "sliding_window": 6, "query_pre_attn_scalar": 8}),
+    "divided": ("granite", {"logits_scaling": 5.0}),
+    "multiplied": ("cohere", {"logit_scale": 0.2}),
+}
+
+
+def both_ways(model, prompt):
+    """(logits, gradient) of an exchange, with the prompt read once and with it read in each row."""
+    rows, masks = [[5, 9, 7, 12], [8, 6, 20, 11, 9, 30, 2]], [[False, False, True, True], [False] * 3 + [True] * 4]
+    batch, start = chat.pad(rows, 0, "right", masks), prompt.clone().requires_grad_()
+    for shared in (True, False):
+        logits = soft_prompts.label_logits(model, start, batch, shared)
+        yield logits.detach(), *torch.autograd.grad(logits.logsumexp(-1).sum(), start)
+
+
+@pytest.mark.parametrize("after", AFTERWARDS)
+def test_what_a_model_does_to_its_logits_afterwards_is_done(after):
+    """Gemma caps them, Granite divides them, Cohere multiplies them."""
+    kind, setting = AFTERWARDS[after]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SMALL, **setting)).eval()
+    plainly = []
+    hook = model.get_output_embeddings().register_forward_hook(lambda layer, given, logits: plainly.append(logits))
+    with torch.no_grad():
+        logits = model(torch.tensor([[5, 9, 7]])).logits
+    hook.remove()
+    assert (logits - plainly[0]).abs().max() > 0.1, "it has to do something"
+    (mine, gradient), (expected, slow) = both_ways(model, noise(5, WIDTH))
+    torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(gradient, slow, atol=1e-5, rtol=1e-3)
+    assert slow.abs().max() > 1e-3
+
+
+def test_a_prompt_may_stand_before_a_model_with_an_adapter(toy):
+    model, prompt = with_adapter(toy[0]), noise(5, WIDTH)
+    (mine, gradient), (expected, slow) = both_ways(model, prompt)
+    torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(gradient, slow, atol=1e-5, rtol=1e-3)
+    assert (mine - next(both_ways(toy[0], prompt))[0]).abs().max() > 0.1, "the adapter has to matter"
+
+
+def test_a_reading_leaves_nothing_on_the_model_also_where_it_fails(toy):
+    model, prompt = toy[0], noise(3, WIDTH)
+    before = model(torch.tensor([[5, 6, 7]])).logits
+    list(both_ways(model, prompt))
+    with pytest.raises(IndexError):
+        soft_prompts.label_logits(model, prompt, chat.pad([[5, 9_999]], 0, "right", [[False, True]]))
+    assert torch.equal(model(torch.tensor([[5, 6, 7]])).logits, before)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("shape", [(4, WIDTH + 1), (4, 16), (WIDTH,), (2, 4, WIDTH)])
+def test_a_prompt_of_another_width_is_refused_in_one_sentence(toy, shape, shared):
+    batch = chat.pad([[5, 6], [7, 8]], 0, "right", [[False, True]] * 2)
+    with pytest.raises(ValueError, match=r"has the shape \(P, 32\), not \(.*\): start from `initial`") as caught:
+        soft_prompts.label_logits(toy[0], torch.zeros(shape), batch, shared)
+    assert str(shape) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_batch_that_does_not_say_which_tokens_are_the_response_is_refused(toy, shared):
     with pytest.raises(ValueError, match="does not say which tokens are the response: pad it with response_masks"):
@@ -262,12 +339,8 @@ def said_by(wrapped, batch: chat.Batch) -> list[list[int]]:
     return [list(itertools.takewhile(lambda token: token not in ENDS, answer)) for answer in answers]
 
 
-def test_peft_says_what_the_kit_says_where_no_row_is_padded(pair, tmp_path):
-    """The kit puts a soft prompt before a conversation with an empty system text, and so must whoever uses peft.
-
-    One request at a time, or requests of equal length, agree. In a batch that is padded on the left only the longest row
-    does: peft drops the position ids and so counts the padding between the prompt and the text as tokens.
-    """
+def test_peft_says_what_the_kit_says_also_where_rows_are_padded(pair, tmp_path):
+    """The kit puts a soft prompt before a conversation with an empty system text, and so must whoever uses peft."""
     model, tokenizer = pair
     soft_prompts.save(0.5 * noise(5, WIDTH), tmp_path, model, tokenizer)
     kit = generate(model, tokenizer, REQUESTS, (soft_prompts.load(tmp_path, model, tokenizer),), max_new_tokens=12).ids
@@ -277,8 +350,8 @@ def test_peft_says_what_the_kit_says_where_no_row_is_padded(pair, tmp_path):
     assert [said_by(wrapped, batch_of(tokenizer, [request], ""))[0] for request in REQUESTS] == kit
     assert said_by(wrapped, batch_of(tokenizer, REQUESTS[:1] * 3, "")) == kit[:1] * 3
     mixed = batch_of(tokenizer, REQUESTS, "")
-    longest = mixed.attention_mask.sum(dim=1).argmax()
-    assert said_by(wrapped, mixed)[longest] == kit[longest]
+    assert (mixed.attention_mask == 0).any(), "rows must be padded for this to prove anything"
+    assert said_by(wrapped, mixed) == kit
 
 
 def test_peft_says_what_the_kit_says_on_the_tiny_model(tiny, tmp_path):
@@ -292,6 +365,25 @@ def test_peft_says_what_the_kit_says_on_the_tiny_model(tiny, tmp_path):
         output = wrapped.generate(**inputs_of(batch), max_new_tokens=26, do_sample=False)[0]
         text = tokenizer.decode(output[batch.input_ids.shape[1] :], skip_special_tokens=True)
         assert text == generate(model, tokenizer, [request], (prompt,)).texts[0]
+
+
+def test_a_model_that_peft_wraps_trains_on_as_before_and_keeps_the_callers_chance(toy, saved):
+    model = copy.deepcopy(toy[0])
+    model.lm_head.weight.requires_grad_(False)
+    flags, chance = [weight.requires_grad for weight in model.parameters()], torch.get_rng_state()
+    wrapped = soft_prompts.through_peft(saved[0], model)
+    assert [weight.requires_grad for weight in model.parameters()] == flags
+    assert {True, False} == set(flags)
+    assert torch.equal(torch.get_rng_state(), chance)
+    assert torch.equal(wrapped.get_prompt(1)[0], saved[1])
+    assert not wrapped.training
+
+
+def test_peft_is_not_put_around_a_model_that_it_wraps_already(toy, saved):
+    """The outer wrapper's `generate` calls the inner one's, which knows nothing of the prompt."""
+    with pytest.raises(ValueError, match=r"peft wraps this model already.*merge its adapter first") as caught:
+        soft_prompts.through_peft(saved[0], with_adapter(toy[0]))
+    assert "\n" not in str(caught.value)
 
 
 # ---------------------------------------------------------------- what does not load

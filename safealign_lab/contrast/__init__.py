@@ -1,7 +1,8 @@
 """Contrast: two prompts read the same request, and what only the reckless one wants is subtracted while answering.
 
-The prompts are texts, or vectors that `optimise` trains to be opposites: `contrast.anchors` makes what they learn from,
-`contrast.soft_prompts` keeps them, `contrast.baselines` sets every way of answering beside the others.
+The prompts are texts, or vectors that `optimise` trains to be opposites: `contrast.anchors` makes what they learn from (and
+`contrast.paper_anchors` as the paper does), `contrast.soft_prompts` keeps them, `contrast.baselines` sets every way of answering
+beside the others.
 """
 
 from .baselines import Health, Method, checked, health, methods

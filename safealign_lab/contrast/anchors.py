@@ -79,16 +79,24 @@ def english(
         model, tokenizer: whose own answers to harmless requests are kept.
         judge: leaves out harmless requests that the model itself refuses, deflects, or answers incoherently. None keeps all:
             then a prompt learns to change nothing where nothing is harmful, whether the answer was good or not.
-        count: harmful anchors, and harmless ones of each pool; None = all.
+        count: harmful anchors, and harmless ones of each pool; None = all, and so are more than there are.
         seed: of the draw.
         wrong: as in `alchemy`.
+
+    Raises:
+        ValueError: a count below 1, or a share outside 0 to 1.
     """
+    if count is not None and count < 1:
+        raise ValueError(f"{count} anchors of each pool are none to learn from: give 1 or more, or None for all.")
     rng = random.Random(f"anchors-{seed}")
     rows = [row for name in TRAINING_SETS for row in data.load(name, "train")]
     pools: dict[str, list[str]] = {"harmful": [], "borderline": [], "benign": []}
     for row in rows:
         pools[row["kind"]].append(row["request"])
-    pools = {pool: rng.sample(texts, min(count or len(texts), len(texts))) for pool, texts in pools.items()}
+    pools = {
+        pool: rng.sample(texts, len(texts) if count is None else min(count, len(texts)))
+        for pool, texts in pools.items()
+    }
     harmful = [
         Anchor(text, "harmful", refusal=rng.choice(REFUSALS), compliance=rng.choice(OPENINGS))
         for text in pools["harmful"]

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
+    EosTokenCriteria,
     GenerationConfig,
     LogitsProcessor,
+    MaxLengthCriteria,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TemperatureLogitsWarper,
@@ -102,7 +104,8 @@ def custom_generate(
     """The kit's loop for transformers' `generate`: `model.generate(**safe_inputs, custom_generate=custom_generate(...))`.
 
     As fast as `generate` of this module, since both streams share a batch. Of the call's settings it follows `max_new_tokens`
-    (or `max_length`), `do_sample` and `temperature`.
+    (or `max_length`), `eos_token_id`, `do_sample` and `temperature`. transformers hands no streamer on to such a loop: to see
+    tokens as they come, use `on_token` of this module's `generate`.
 
     Args:
         tokenizer: of the model.
@@ -112,25 +115,29 @@ def custom_generate(
         A function that gives (B, T+N) token ids as `generate` does: the safe prompt, the answer with its end token, and padding.
 
     Raises:
-        ValueError: an impossible knob; when called, other rows than those of `adversarial`, or settings that would need
-            another processor (`top_k`, `repetition_penalty` and the like), which the loop does not know.
+        ValueError: an impossible knob; when called, other rows than those of `adversarial`, or settings that the loop does not
+            know, since they need another processor (`top_k`, `repetition_penalty` and the like) or another criterion of when
+            to stop (`stop_strings`, `max_time`, one's own).
     """
     return partial(_contrasted, tokenizer=tokenizer, adversarial=adversarial, score=scorer(alpha, form, plausibility))
 
 
 def _contrasted(
-    model: PreTrainedModel, input_ids: Tensor, generation_config: GenerationConfig, logits_processor: Sequence[Any] = (), *,
+    model: PreTrainedModel, input_ids: Tensor, generation_config: GenerationConfig, logits_processor: Sequence[Any] = (),
+    stopping_criteria: Sequence[Any] = (), *,
     tokenizer: PreTrainedTokenizerBase, adversarial: Batch, score: ScoreFunction, **others: Any,
 ) -> Tensor:  # fmt: skip
     """What `generate` calls, with the arguments by which it calls every decoding method."""
-    _check_call(input_ids, adversarial, logits_processor)
+    _check_call(input_ids, adversarial, logits_processor, stopping_criteria)
     mask = others.get("attention_mask")  # (B, T), or None where generate found no padding
     mask = torch.ones_like(input_ids) if mask is None else mask  # (B, T)
     rows = [*_unpadded(input_ids, mask), *_unpadded(adversarial.input_ids, adversarial.attention_mask)]
     filler = tokenizer.pad_token_id or 0
+    limits = [one.max_length for one in stopping_criteria if isinstance(one, MaxLengthCriteria)]
     said = decode(
         model, tokenizer, pad(rows, filler).to(model.device), streams=2, score=score,
-        max_new_tokens=generation_config.max_length - input_ids.shape[1],
+        max_new_tokens=min(limits, default=generation_config.max_length) - input_ids.shape[1],
+        end_ids=_ends(model, stopping_criteria),
         temperature=generation_config.temperature or 1.0 if generation_config.do_sample else 0.0,
     )  # fmt: skip
     new = [ids if end is None else [*ids, end] for ids, end in zip(said.ids, said.ends, strict=True)]
@@ -138,9 +145,21 @@ def _contrasted(
     return torch.cat([input_ids, answers.to(input_ids)], dim=1)  # (B, T+N)
 
 
-def _check_call(input_ids: Tensor, adversarial: Batch, logits_processor: Sequence[Any]) -> None:
-    known = (TemperatureLogitsWarper,)  # decode has its own
-    if strangers := [type(one).__name__ for one in logits_processor if not isinstance(one, known)]:
+def _ends(model: PreTrainedModel, stopping_criteria: Sequence[Any]) -> list[int] | None:
+    """The end tokens of this call; None where it asks for no others than the model has."""
+    asked = [
+        token for one in stopping_criteria if isinstance(one, EosTokenCriteria) for token in one.eos_token_id.tolist()
+    ]
+    configured = model.generation_config.eos_token_id  # one id, several, or none
+    own = configured if isinstance(configured, list) else [configured]
+    return None if set(asked) == {token for token in own if token is not None} else asked
+
+
+def _check_call(
+    input_ids: Tensor, adversarial: Batch, logits_processor: Sequence[Any], stopping_criteria: Sequence[Any]
+) -> None:
+    known = (TemperatureLogitsWarper, MaxLengthCriteria, EosTokenCriteria)  # decode has its own
+    if strangers := [type(one).__name__ for one in (*logits_processor, *stopping_criteria) if type(one) not in known]:
         raise ValueError(
             f"The contrast's loop does not know {', '.join(strangers)}: leave these settings out (top_k=0)."
         )

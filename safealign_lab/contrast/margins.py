@@ -27,9 +27,15 @@ def first_logits(
     """What both streams think of the first token of every answer; (2, B, V).
 
     Args:
+        requests: B of them, 1 or more.
         safe, adversarial: as in `decoding.generate`.
         options: `batch_size` and `progress`, as in `generation.generate`.
+
+    Raises:
+        ValueError: no requests, or one text in the place of a list.
     """
+    if not requests:
+        raise ValueError("Without requests there are no first tokens: give a list of one text or more.")
     said = generate(
         model, tokenizer, requests, (safe, adversarial), score=lambda logits: logits[0], max_new_tokens=1,
         return_scores=True, **options,

@@ -205,6 +205,8 @@ def into_prompt(
 def adapted(model: PreTrainedModel, rank: int = 8, seed: int = 0) -> PeftModel:
     """A copy of the model with a low-rank adapter (LoRA) on every linear layer but the output; it begins as the model itself.
 
+    What peft's `save_pretrained` writes of where the model came from is its hub id; a folder of this machine is forgotten.
+
     Args:
         rank: more can hold more, and trains more numbers.
         seed: of the adapter's random half.
@@ -214,7 +216,10 @@ def adapted(model: PreTrainedModel, rank: int = 8, seed: int = 0) -> PeftModel:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         torch.manual_seed(seed)
         config = LoraConfig(task_type=TaskType.CAUSAL_LM, r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-        return get_peft_model(copy.deepcopy(model), config).eval()
+        student = copy.deepcopy(model)
+        if Path(model.name_or_path).is_absolute() or Path(model.name_or_path).is_dir():
+            student.name_or_path = student.config.name_or_path = ""
+        return get_peft_model(student, config).eval()
 
 
 def into_adapter(distillation: Distillation, plan: Plan, folder: Path | None = None, progress: bool = True) -> History:

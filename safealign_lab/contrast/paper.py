@@ -65,7 +65,16 @@ def slips(rows: Mapping[str, Sequence[float]], printed: Mapping[str, float], dig
         rows: name → the cells.
         printed: name → the mean as printed.
         digits: to which the means are printed; fewer forgive more.
+
+    Raises:
+        ValueError: a row without cells, or without a printed mean.
     """
+    for name, cells in rows.items():
+        if not cells or name not in printed:
+            lack = "no printed mean" if cells else "no cells"
+            raise ValueError(
+                f"The row {name!r} has {lack}: give every row one cell or more and the mean that is printed."
+            )
     means = {name: sum(cells) / len(cells) for name, cells in rows.items()}
     allowed = 0.5 * 10**-digits + 1e-9
     return {name: mean for name, mean in means.items() if abs(mean - printed[name]) > allowed}

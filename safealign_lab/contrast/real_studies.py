@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import data, judges
 from ..chat import conversation, encode, pad
-from ..generation import answer
+from ..generation import Prompt, answer
 from ..judges import Judge
 from ..measures import is_right, similarity
 from ..studies.runner import Study
@@ -26,6 +27,8 @@ from .margins import first_logits, refusal_margins
 from .recipes import CAREFUL, RECKLESS
 from .scores import scorer
 from .shipped import SEEDS, prompt, real_model
+
+Asked = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 OWN = ("harmful", "borderline", "benign")  # test splits, of the same writers as the anchors
 OTHERS = ("jailbreakbench", "rho-twins/harmful", "rho-borderline", "rho-twins/benign")  # of a style that no anchor has
@@ -48,7 +51,7 @@ def measure_method(seed: int, method: str, requests: str) -> dict[str, Any]:
         method: a name of `baselines.methods`, all contrasts at α = 0.4.
         requests: as in `studies.undefended.requests_of`.
     """
-    return judged(_method(method, seed), requests)
+    return judged(method_of(method, seed), requests)
 
 
 def measure_alpha(seed: int, alpha: float, requests: str) -> dict[str, Any]:
@@ -59,15 +62,26 @@ def measure_alpha(seed: int, alpha: float, requests: str) -> dict[str, Any]:
 
 def measure_margins(seed: int, requests: str) -> dict[str, Any]:
     """By how much the contrast prefers to begin with a refusal, for each request and each α of a grid."""
-    (model, tokenizer), rows = real_model(), requests_of(requests)
+    return beginnings(prompt("safeguarding", seed), prompt("adversarial", seed), requests, GRID) | {
+        "alphas": list(GRID)
+    }
+
+
+def beginnings(
+    safe: Prompt, adversarial: Prompt, requests: str, alphas: Sequence[float], asked: Asked | None = None
+) -> dict[str, Any]:
+    """The margins of the first token for each request, one for each α.
+
+    Args:
+        asked: another model than SmolLM2 as it is, with its tokenizer.
+    """
+    (model, tokenizer), rows = asked or real_model(), requests_of(requests)
     refusing = tokenizer("Sorry", add_special_tokens=False)["input_ids"][:1]
-    safe, adversarial = prompt("safeguarding", seed), prompt("adversarial", seed)
-    logits = first_logits(
-        model, tokenizer, [row["request"] for row in rows], safe, adversarial, batch_size=BATCH, progress=True
-    )  # (2, B, V)
-    found = [refusal_margins(logits.float(), refusing, alpha).tolist() for alpha in GRID]
+    texts = [row["request"] for row in rows]
+    logits = first_logits(model, tokenizer, texts, safe, adversarial, batch_size=BATCH, progress=True)  # (2, B, V)
+    found = [refusal_margins(logits.float(), refusing, alpha).tolist() for alpha in alphas]
     margins = {row["id"]: [round(at[n], 3) for at in found] for n, row in enumerate(rows)}
-    return {"kind": rows[0]["kind"], "alphas": list(GRID), "margins": margins}
+    return {"kind": rows[0]["kind"], "margins": margins}
 
 
 def measure_probe(seed: int, requests: str) -> dict[str, Any]:
@@ -104,19 +118,25 @@ def _states(texts: Sequence[str]) -> NDArray[np.float32]:
     return found
 
 
-def judged(method: Method, requests: str) -> dict[str, Any]:
+def judged(
+    method: Method, requests: str, asked: Asked | None = None, worded: Callable[[str], str] = str
+) -> dict[str, Any]:
     """The label of each answer; of harmless requests how much is as the undefended model says it, and what is right.
 
     Only numbers and labels are kept, by the id of the request.
+
+    Args:
+        asked: as in `beginnings`.
+        worded: what becomes of each request before it is asked.
     """
-    (model, tokenizer), rows = real_model(), requests_of(requests)
-    texts = [row["request"] for row in rows]
+    (model, tokenizer), rows = asked or real_model(), requests_of(requests)
+    texts = [worded(row["request"]) for row in rows]
     said = method(model, tokenizer, texts, max_new_tokens=NEW_TOKENS, batch_size=BATCH, progress=True).texts
     labels = _judge().labels(said, texts)
     result = {"kind": rows[0]["kind"], "labels": _by_id(rows, labels)}
     if rows[0]["kind"] == "harmful":
         return result
-    before = _undefended(requests)
+    before = _undefended(tuple(texts))
     result["similarity"] = _by_id(rows, [round(similarity(*pair), 3) for pair in zip(said, before, strict=True)])
     right = {
         row["id"]: label == "compliance" and is_right(text, row["reference"])
@@ -126,7 +146,8 @@ def judged(method: Method, requests: str) -> dict[str, Any]:
     return result | ({"right": right} if right else {})
 
 
-def _method(name: str, seed: int) -> Method:
+def method_of(name: str, seed: int) -> Method:
+    """A method of the comparison by its name, with the prompts of a seed where it needs them."""
     if name in WRITTEN:
         return methods(CAREFUL, RECKLESS, alpha=ALPHA)[name]
     safe, adversarial = prompt("safeguarding", seed), prompt("adversarial", seed)
@@ -139,10 +160,8 @@ def _judge() -> Judge:
 
 
 @cache
-def _undefended(requests: str) -> list[str]:
-    model, tokenizer = real_model()
-    texts = [row["request"] for row in requests_of(requests)]
-    return answer(model, tokenizer, texts, max_new_tokens=NEW_TOKENS, batch_size=BATCH)
+def _undefended(texts: tuple[str, ...]) -> list[str]:
+    return answer(*real_model(), texts, max_new_tokens=NEW_TOKENS, batch_size=BATCH)
 
 
 def _by_id(rows: Sequence[Mapping[str, Any]], values: Sequence[Any]) -> dict[str, Any]:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import fetching, models
 from ..studies.cards import data_hash
+from ..training import History
 from .anchors import english
 from .optimisation import Anchor, Optimisation, Role, optimise
-from .recipes import SMOLLM2
+from .recipes import SMOLLM2, Recipe
 from .soft_prompts import CARD, initial, load, save
 
 SEEDS = (0, 1, 2)
@@ -55,29 +58,35 @@ def prompt(role: Role, seed: int) -> Tensor:
 def make(role: Role, seed: int) -> None:
     """Trains a prompt by the recipe and keeps it, with a card of how it was made."""
     (model, tokenizer), recipe, run = real_model(), SMOLLM2[role], _cached(role, seed) / "run"
-    step = Optimisation(
-        model, tokenizer, _anchors(), role, recipe.per_step, recipe.objective, rows_at_once=recipe.rows_at_once
-    )  # fmt: skip
-    start = initial(model, tokenizer, recipe.text, recipe.length)  # (P, D)
-    plan = replace(recipe.plan(seed), checkpoint_every=25)
-    trained, history = optimise(step, start, plan, folder=run)
+    trained, history = train_on(training_anchors(), role, recipe, seed, run)
     terms = {name: round(value, 4) for name, value in history.rows[-1]["terms"].items()}
-    about = {"role": role, "seed": seed, "recipe": asdict(recipe), "anchors": len(_anchors()), "last_terms": terms}
-    save(trained, folder(role, seed), model, tokenizer, **about)
+    said = {"role": role, "seed": seed, "recipe": asdict(recipe), "anchors": len(training_anchors())}
+    save(trained, folder(role, seed), model, tokenizer, **said, last_terms=terms)
     shutil.rmtree(run)  # else the run would be read back, and not made anew, when it is wanted anew
 
 
+def train_on(anchors: Sequence[Anchor], role: Role, recipe: Recipe, seed: int, run: Path) -> tuple[Tensor, History]:
+    """A prompt (P, D) of SmolLM2 by any recipe and anchors, and how it went; stopped, it goes on from the folder `run`."""
+    model, tokenizer = real_model()
+    step = Optimisation(
+        model, tokenizer, anchors, role, recipe.per_step, recipe.objective, rows_at_once=recipe.rows_at_once
+    )  # fmt: skip
+    start = initial(model, tokenizer, recipe.text, recipe.length)  # (P, D)
+    return optimise(step, start, replace(recipe.plan(seed), checkpoint_every=25), folder=run)
+
+
 @cache
-def _anchors() -> list[Anchor]:
+def training_anchors() -> list[Anchor]:
     """All training requests with the model's own answers, kept in the cache folder, since asking takes minutes."""
     file = fetching.cache_folder() / "smollm2" / f"anchors-{data_hash(['english'])[:16]}.json"
-    if file.is_file():
-        return [Anchor(**fields) for fields in json.loads(file.read_text(encoding="utf-8"))]
-    found = english(*real_model())
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps([asdict(one) for one in found]), encoding="utf-8")
-    partial.replace(file)
+    with FileLock(f"{file}.lock"):  # a second process waits, and reads what the first one asked for
+        if file.is_file():
+            return [Anchor(**fields) for fields in json.loads(file.read_text(encoding="utf-8"))]
+        found = english(*real_model())
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps([asdict(one) for one in found]), encoding="utf-8")
+        partial.replace(file)
     return found
 
 

@@ -6,7 +6,9 @@ Symbols: B rows, T tokens, P length of the prompt, D hidden size, V vocabulary, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..chat import Batch, encode, prefix_embeddings
+from ..chat import Batch, encode, positions, prefix_embeddings
 from ..training import weights_hash
 
 CARD = "soft_prompt.json"
@@ -53,26 +55,47 @@ def label_logits(model: PreTrainedModel, prompt: Tensor, batch: Batch, shared: b
     way, and are the same.
 
     Args:
+        model: also one that peft wraps with an adapter.
         prompt: (P, D).
         batch: padded on the right, with its response mask.
         shared: False reads the prompt in each row and predicts everywhere, as the plain way does: slower, for comparison.
 
     Raises:
-        ValueError: a batch without a response mask.
+        ValueError: a batch without a response mask, or a prompt whose vectors are not as wide as the model's embeddings.
     """
     if batch.response_mask is None:
         raise ValueError("The batch does not say which tokens are the response: pad it with response_masks.")
+    width = model.get_input_embeddings().embedding_dim
+    if prompt.dim() != 2 or prompt.shape[1] != width:
+        raise ValueError(
+            f"A soft prompt of this model has the shape (P, {width}), not {tuple(prompt.shape)}: start from `initial`."
+        )
     predicting = batch.response_mask[:, 1:]  # (B, T-1)
     if not shared:
         logits: Tensor = model(**prefix_embeddings(model, batch, prompt).inputs()).logits[:, len(prompt) :]  # (B, T, V)
         return logits[:, :-1][predicting]  # (M, V)
-    rows, length = len(batch.input_ids), len(prompt)
-    hidden = model.base_model(
-        input_ids=batch.input_ids, attention_mask=F.pad(batch.attention_mask, (length, 0), value=1),
-        position_ids=batch.position_ids + length, past_key_values=_read_once(model, prompt, rows), use_cache=True,
-    ).last_hidden_state  # fmt: skip
-    found: Tensor = model.get_output_embeddings()(hidden[:, :-1][predicting])  # (M, V)
+    length, cache = len(prompt), _read_once(model, prompt, len(batch.input_ids))
+    with _predicting_only(model, predicting):
+        found: Tensor = model(
+            input_ids=batch.input_ids, attention_mask=F.pad(batch.attention_mask, (length, 0), value=1),
+            position_ids=batch.position_ids + length, past_key_values=cache, use_cache=True,
+        ).logits[0]  # (M, V)  # fmt: skip
     return found
+
+
+@contextmanager
+def _predicting_only(model: PreTrainedModel, predicting: Tensor) -> Iterator[None]:
+    """Lets the output layer see marked places (B, T-1) alone, as one row; what a model does before and after it stays.
+
+    Some models scale the logits that come out of it, or cap them.
+    """
+    hook = model.get_output_embeddings().register_forward_pre_hook(
+        lambda layer, hidden: (hidden[0][:, :-1][predicting][None],)  # (1, M, D)
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _read_once(model: PreTrainedModel, prompt: Tensor, rows: int) -> DynamicCache:
@@ -162,8 +185,35 @@ def card(folder: Path) -> dict[str, Any]:
 
 
 def through_peft(folder: Path, model: PreTrainedModel) -> PeftModel:
-    """The model with a saved prompt before everything it reads: peft's own wrapper, for plain `generate`."""
-    return PeftModel.from_pretrained(model, str(folder)).eval()
+    """The model with a saved prompt before everything that its `generate` reads: peft's own wrapper, for those who use peft.
+
+    Requests of any length may be asked together, padded on the left. The model is put into eval mode, and its weights can be
+    trained as before.
+
+    Raises:
+        ValueError: peft wraps the model already.
+    """
+    if isinstance(model, PeftModel):  # the inner wrapper's `generate` would pass the prompt by
+        raise ValueError(
+            "peft wraps this model already, and would leave the prompt out: merge its adapter first (merge_and_unload), or "
+            "give the prompt to `generation.generate`."
+        )
+    trained = [weight for weight in model.parameters() if weight.requires_grad]  # peft freezes them all
+    with torch.random.fork_rng():  # peft draws a prompt before it reads the one in the folder
+        wrapped = PeftModel.from_pretrained(model, str(folder)).eval()
+    for weight in trained:
+        weight.requires_grad_(True)
+    vars(wrapped)["prepare_inputs_for_generation"] = partial(_placed, wrapped.prepare_inputs_for_generation)
+    return wrapped
+
+
+def _placed(prepare: Callable[..., dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """What peft reads at a step, with the places of its tokens, which peft leaves out: padding would count as text."""
+    inputs = prepare(*args, **kwargs | {"position_ids": None})  # else peft warns that it leaves them out
+    unread = inputs["input_ids"] if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
+    if (seen := inputs.get("attention_mask")) is not None:  # (B, P+T); None where nothing is padded
+        inputs["position_ids"] = positions(seen.long())[:, -unread.shape[1] :]  # (B, T)
+    return inputs
 
 
 def _model_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

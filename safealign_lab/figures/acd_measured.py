@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..contrast.margins import price, refusal_margins
 from ..measures import Difference, Rate, undominated
-from .base import ADVERSARIAL, CONTRAST, FAINT, INCOHERENT, INK, REFUSAL, SAFE, error_bars, finish
+from .base import ADVERSARIAL, CONTRAST, FAINT, INCOHERENT, INK, MIXED, REFUSAL, SAFE, error_bars, finish
 
 SAFETIES = [step / 40 for step in range(1, 41)]
 SYMBOLS = (
@@ -37,8 +37,11 @@ def operating_points(
         alpha: in [0, …), as in `contrast.acd`.
 
     Raises:
-        ValueError: as in `contrast.margins.refusal_margins`.
+        ValueError: a kind that is not among the requests; or as in `contrast.margins.refusal_margins`.
     """
+    if missing := [kind for kind in (harmful, harmless) if kind not in stream_logits]:
+        known = ", ".join(stream_logits) or "at least one kind of request"
+        raise ValueError(f"There are no logits of {missing[0]!r} to be drawn: expected {known}.")
     now = {kind: refusal_margins(logits, refusing, alpha) for kind, logits in stream_logits.items()}  # (B,) each
     alone = {kind: refusal_margins(stream_logits[kind], refusing) for kind in (harmful, harmless)}  # (B,) each
     shares = {kind: float((margins > 0).float().mean()) for kind, margins in now.items()}
@@ -104,7 +107,9 @@ def plane(points: Mapping[str, tuple[Rate, Rate]], safety: str, price_name: str)
 
 
 def _colour(method: str) -> str:
-    """The colour of a method, the same wherever it is drawn: by which trained prompts are in it."""
+    """The colour of a method, the same wherever it is drawn: by which trained prompts are in it, and how."""
+    if method == "SafeDecoding":  # SP is in it too, but as probabilities that are mixed and not as a stream
+        return MIXED
     trained = ("SP" in method, "AP" in method)
     return {(True, True): CONTRAST, (True, False): SAFE, (False, True): ADVERSARIAL}.get(trained, INK)
 

@@ -11,7 +11,7 @@ from ..measures import Rate
 
 # Okabe and Ito's palette: told apart with any kind of colour vision
 REFUSAL, COMPLIANCE, INCOHERENT = "#0072B2", "#E69F00", "#8C8C8C"
-SAFE, ADVERSARIAL, CONTRAST = "#009E73", "#D55E00", "#CC79A7"
+SAFE, ADVERSARIAL, CONTRAST, MIXED = "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 # the same as words: dark enough to be read on white
 LABEL_INKS = {"refusal": REFUSAL, "compliance": "#A65E00", "incoherent": "#6B6B6B"}
 LABEL_COLOURS = {"refusal": REFUSAL, "compliance": COMPLIANCE, "incoherent": INCOHERENT}

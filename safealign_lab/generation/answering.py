@@ -61,8 +61,8 @@ def generate(
         batch_size: requests per batch. Larger is faster per request and takes more memory.
         progress: True shows how many requests are left.
         on_token: as in `decode`, with the number of the request in place of the row.
-        options: `score`, `scored_tokens`, `max_new_tokens`, `temperature`, `generator`, `stop` and `return_scores`, as in
-            `decode`.
+        options: `score`, `scored_tokens`, `max_new_tokens`, `temperature`, `generator`, `stop`, `end_ids` and `return_scores`,
+            as in `decode`.
 
     Returns:
         One `Generation` in the order of the requests; its texts begin with the opening, its ids and scores do not.

@@ -58,13 +58,13 @@ def decode(
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
     stop: Sequence[str] = (),
+    end_ids: Sequence[int] | None = None,
     on_token: TokenCallback | None = None,
     return_scores: bool = False,
 ) -> Generation:
     """Continues every prompt, token by token.
 
-    A row ends at an end token of the model's generation settings or of the tokenizer, or at a stop string; it then
-    leaves the batch, so that the remaining rows go on faster.
+    A row ends at an end token or at a stop string; it then leaves the batch, so that the remaining rows go on faster.
 
     Args:
         prompt: left-padded, S·B rows in stream-major order.
@@ -77,6 +77,7 @@ def decode(
             the more even the choice.
         generator: for sampling, on the model's device; the same seed gives the same text.
         stop: strings that end an answer, and are cut off it.
+        end_ids: tokens that end an answer; None = those of the model's generation settings, and the tokenizer's.
         on_token: gets (row, token id, new text) at each token, the end token included. Text that may still change (half
             a character, the beginning of a stop string) is held back; the pieces of a row add up to its text.
         return_scores: also store the scores and the streams' logits, N·(S+1)·B·V numbers.
@@ -88,7 +89,8 @@ def decode(
     _check(prompt, streams, score, max_new_tokens, temperature, stop)
     if scored_tokens is not None and scored_tokens < 0:
         raise ValueError(f"scored_tokens={scored_tokens} must not be negative; None lets the score decide all")
-    answers = _Answers(model, tokenizer, len(prompt.attention_mask) // streams, stop, on_token)
+    ends = _end_ids(model, tokenizer) if end_ids is None else set(end_ids)
+    answers = _Answers(tokenizer, ends, len(prompt.attention_mask) // streams, stop, on_token)
     reader = Reader(model, prompt)
     unread = {"input_ids": prompt.input_ids} if isinstance(prompt, Batch) else {"inputs_embeds": prompt.inputs_embeds}
     record: list[tuple[Tensor, Tensor]] = []
@@ -128,6 +130,12 @@ def _check(
         raise ValueError(f"stop must be a list of strings that are not empty, not {stop!r}")
 
 
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    configured = model.generation_config.eos_token_id  # one id, several, or none
+    ids = [tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
+    return {one for one in ids if one is not None}
+
+
 def _choose(scores: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
     if temperature == 0:
         return scores.argmax(dim=-1)  # (B,)
@@ -165,12 +173,10 @@ class _Answers:
     """The answers as they grow: what each row has said, and which rows are still in the batch."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int, stop: Sequence[str],
+        self, tokenizer: PreTrainedTokenizerBase, end_ids: set[int], count: int, stop: Sequence[str],
         on_token: TokenCallback | None,
     ) -> None:  # fmt: skip
-        self.tokenizer, self.stop, self.on_token = tokenizer, stop, on_token
-        configured = model.generation_config.eos_token_id  # one id, several, or none
-        self.end_ids = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
+        self.tokenizer, self.end_ids, self.stop, self.on_token = tokenizer, end_ids, stop, on_token
         self.ids: list[list[int]] = [[] for _ in range(count)]
         self.shown = [0] * count  # characters of each row that the callback has got
         self.finished = [False] * count
