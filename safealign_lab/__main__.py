@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m safealign_lab", description="The few commands of SafeAlign Lab.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser(
-        "fetch", help="download the models and request sets that are not shipped (137 MB; 680 MB in the cache)"
+        "fetch", help="download the models and request sets that are not shipped (220 MB; 860 MB in the cache)"
     )
     studies = commands.add_parser("study", help="make the stored results of a study; without NAME, list the studies")
     studies.add_argument("name", nargs="?", metavar="NAME")

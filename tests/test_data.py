@@ -565,7 +565,8 @@ def test_training_and_validation_are_balanced_in_every_domain_and_testing_is_lar
     for domain in sentiment.FILES:
         assert [counts["train", domain, label] for label in (0, 1)] == [125, 125]
         assert [counts["validation", domain, label] for label in (0, 1)] == [50, 50]
-        assert counts["test", domain, 0] + counts["test", domain, 1] >= 250
+        assert counts["test", domain, 0] + counts["test", domain, 1] == 600
+        assert counts["teacher", domain, 0] + counts["teacher", domain, 1] >= 450
         assert min(counts["test", domain, 0], counts["test", domain, 1]) >= 100
 
 
@@ -585,8 +586,8 @@ def test_no_document_is_in_two_splits(rated):
 
 
 def test_no_text_has_a_near_duplicate_in_another_split(rated):
-    said = {split: [row["text"] for row in rated if row["split"] == split] for split in data.SPLITS}
-    for one, other in [("test", "train"), ("test", "validation"), ("validation", "train")]:
+    said = {split: [row["text"] for row in rated if row["split"] == split] for split in sentiment.SPLITS}
+    for one, other in [("test", "train"), ("test", "validation"), ("validation", "train"), ("test", "teacher")]:
         cosines = closest(said[one], said[other])
         assert len(cosines) == len(said[one])
         assert (cosines >= 0.55).sum() == 0

@@ -22,6 +22,12 @@ NAMES = {
     "plausibility": "plausibility limit, share of the top probability",
     "probability": "probability of the unwanted token (p)",
     "temperature": "temperature, tau (τ)",
+    "place": "place of the student's peak",
+    "margin": "margin of the wrong class, logits",
+    "norm": "norm of the ball",
+    "kd_weight": "weight of the distillation (w)",
+    "threshold": "threshold of the gate",
+    "knob": "knob that was turned",
     "epsilon": "radius of the noise, epsilon (ε)",
     "attack_radius": "radius of the attack, epsilon (ε)",
     "weight": "weight (w)",
@@ -63,7 +69,10 @@ class Words(anywidget.AnyWidget):
       model.on("change", follow); follow();
 
       let width = 0;
-      const fit = () => window.dispatchEvent(new Event("resize"));
+      const fit = () => {  // a width that plotly has noted down would never change
+        el.closest(".widget-vbox")?.querySelectorAll(".js-plotly-plot").forEach((plot) => delete plot.layout?.width);
+        window.dispatchEvent(new Event("resize"));
+      };
       const settle = () => {
         if (el.clientWidth !== width) { width = el.clientWidth; fit(); }
         el.closest(".widget-vbox")?.querySelectorAll(".widget-slider").forEach((slider) => slider.querySelector(".noUi-handle")

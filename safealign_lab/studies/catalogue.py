@@ -14,6 +14,8 @@ MODULES = tuple(
         "studies.undefended",
         "contrast.studies",
         "contrast.prompt_studies",
+        "distillation.studies",
+        "distillation.noise_studies",
     )
 )
 

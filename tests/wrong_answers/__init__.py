@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from . import acd_measured, one_pass, opposite_prompts, start_here, two_streams
+from . import acd_measured, calibration, distillation, one_pass, opposite_prompts, start_here, two_streams
 
 WRONG_ANSWERS = (
     start_here.WRONG_ANSWERS
+    | calibration.WRONG_ANSWERS
+    | distillation.WRONG_ANSWERS
     | two_streams.WRONG_ANSWERS
     | opposite_prompts.WRONG_ANSWERS
     | acd_measured.WRONG_ANSWERS
