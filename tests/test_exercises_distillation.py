@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from learners import drawn, named
 from wrong_answers.distillation import SAME_MISTAKE, WRONG_ANSWERS
 
 from safealign_lab.distillation import losses, perturbations
@@ -23,19 +23,6 @@ SEEDS = st.integers(0, 2**31)
 SCALES = st.sampled_from([0.1, 1.0, 10.0, 100.0])
 NORMS = st.sampled_from(["l2", "linf"])
 MINUTES = {soft: 14, noise: 20, penalty: 9}
-
-
-def drawn(seed, *shape, scale=2.0):
-    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def named(function, name):
-    @functools.wraps(function)
-    def learners(*inputs):
-        return function(*inputs)
-
-    learners.__name__ = name
-    return learners
 
 
 # ---------------------------------------------------------------- the library's functions

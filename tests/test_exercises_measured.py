@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 from decimal import Decimal
@@ -14,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from learners import named
 from wrong_answers.acd_measured import SAME_MISTAKE, WRONG_ANSWERS
 
 from safealign_lab import measures
@@ -25,15 +25,6 @@ from safealign_lab.lesson.exercises import methods_compared
 SEEDS = st.integers(0, 2**31)
 PATIENT = settings(deadline=None, derandomize=True, max_examples=50)
 STEPS = st.lists(st.integers(-6, 6), min_size=1, max_size=30)  # few values, so that margins are often equal
-
-
-def named(function, name):
-    @functools.wraps(function)
-    def learners(*inputs):
-        return function(*inputs)
-
-    learners.__name__ = name
-    return learners
 
 
 # ---------------------------------------------------------------- the library's functions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from learners import drawn, named
 from wrong_answers.one_pass import SAME_MISTAKE, WRONG_ANSWERS
 
 from safealign_lab.contrast import one_pass as library
@@ -23,19 +23,6 @@ PATIENT = settings(deadline=None, derandomize=True)
 SEEDS = st.integers(0, 2**31)
 SCALES = st.sampled_from([0.1, 1.0, 10.0, 100.0])
 ALPHAS = st.floats(0, 0.95)
-
-
-def drawn(seed, *shape, scale=2.0):
-    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def named(function, name):
-    @functools.wraps(function)
-    def learners(*inputs):
-        return function(*inputs)
-
-    learners.__name__ = name
-    return learners
 
 
 # ---------------------------------------------------------------- the library's functions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from learners import named
 from wrong_answers.opposite_prompts import SAME_MISTAKE, WRONG_ANSWERS
 
 from safealign_lab import chat
@@ -28,15 +28,6 @@ def drawn(seed, tokens=5, vocabulary=9, scale=2.0):
     generator = torch.Generator().manual_seed(seed)
     logits, undefended = scale * torch.randn(2, tokens, vocabulary, generator=generator, dtype=torch.float64)
     return logits, torch.randint(vocabulary, (tokens,), generator=generator), undefended
-
-
-def named(function, name):
-    @functools.wraps(function)
-    def learners(*inputs):
-        return function(*inputs)
-
-    learners.__name__ = name
-    return learners
 
 
 # ---------------------------------------------------------------- the library's functions

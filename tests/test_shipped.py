@@ -19,8 +19,8 @@ from safealign_lab import data
 from safealign_lab.alchemy.voices import KEEPER, ROGUE
 from safealign_lab.chat import conversation, encode
 from safealign_lab.contrast import baselines, real_studies, scorer, shipped, soft_prompts
-from safealign_lab.contrast.anchors import TRAINING_SETS
 from safealign_lab.contrast.margins import refusal_margins
+from safealign_lab.data.training_sets import TRAINING_SETS
 from safealign_lab.generation import answer, generate
 from safealign_lab.judges import LABELS
 from safealign_lab.measures import similarity

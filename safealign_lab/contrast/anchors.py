@@ -16,11 +16,11 @@ from .. import data
 from ..alchemy import skills, voices
 from ..alchemy.world import TIERS, UNSEEN_STYLE, Request, World
 from ..data.own import OPENINGS
+from ..data.training_sets import TRAINING_SETS
 from ..generation import generate
 from ..judges import Judge
 from .optimisation import Anchor
 
-TRAINING_SETS = ("anchors", "harmful", "borderline", "benign", "preferences", "refusals", "practice")
 OPENING = "sorry"  # how every refusal begins: where some begin otherwise, the decision slips past the first token
 REFUSALS = (
     "Sorry, I won't help with that, because people could get hurt. I can help you find a safe way instead.",

@@ -18,10 +18,10 @@ from transformers import PreTrainedModel
 
 from .. import data
 from ..chat import conversation, encode
+from ..data.training_sets import TRAINING_SETS
 from ..generation import Prompt, generate
 from ..studies.runner import Study
 from ..training import Plan
-from .anchors import TRAINING_SETS
 from .baselines import Method
 from .one_pass import Demonstration, Distillation, adapted, demonstrate, into_adapter, into_prompt
 from .real_studies import ALPHA, OTHERS, OWN, READS, judged

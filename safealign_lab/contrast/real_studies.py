@@ -16,12 +16,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import data, judges
 from ..chat import conversation, encode, pad
+from ..data.training_sets import TRAINING_SETS
 from ..generation import Prompt, answer
 from ..judges import Judge
 from ..measures import is_right, similarity
 from ..studies.runner import Study
 from ..studies.undefended import NEW_TOKENS, requests_of
-from .anchors import TRAINING_SETS
 from .baselines import Method, methods
 from .margins import first_logits, refusal_margins
 from .recipes import CAREFUL, RECKLESS
