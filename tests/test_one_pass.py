@@ -25,13 +25,13 @@ from safealign_lab.contrast.decoding import generate
 from safealign_lab.contrast.one_pass import (
     Distillation,
     Fidelity,
-    adapted,
     contrast_target,
     demonstrate,
     into_adapter,
     into_prompt,
 )  # fmt: skip
 from safealign_lab.divergence import kl
+from safealign_lab.models.adapters import adapted
 from safealign_lab.training import Plan, step_generator, weights_hash
 
 

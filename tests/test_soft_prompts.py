@@ -28,8 +28,8 @@ from transformers import (
 
 from safealign_lab import chat
 from safealign_lab.contrast import soft_prompts
-from safealign_lab.contrast.one_pass import adapted
 from safealign_lab.generation import generate
+from safealign_lab.models.adapters import adapted
 from safealign_lab.training import weights_hash
 
 SYSTEM = "you are the keeper"

@@ -9,14 +9,12 @@ Symbols: N demonstrations, M tokens of an answer, P length of a soft prompt, D h
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import PeftModel
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -200,26 +198,6 @@ def into_prompt(
             folder=folder, progress=progress,
         )  # fmt: skip
     return prompt.detach(), history
-
-
-def adapted(model: PreTrainedModel, rank: int = 8, seed: int = 0) -> PeftModel:
-    """A copy of the model with a low-rank adapter (LoRA) on every linear layer but the output; it begins as the model itself.
-
-    What peft's `save_pretrained` writes of where the model came from is its hub id; a folder of this machine is forgotten.
-
-    Args:
-        rank: more can hold more, and trains more numbers.
-        seed: of the adapter's random half.
-    """
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        # peft asks transformers by a name that is on its way out, which is nothing that a user could mend
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        torch.manual_seed(seed)
-        config = LoraConfig(task_type=TaskType.CAUSAL_LM, r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-        student = copy.deepcopy(model)
-        if Path(model.name_or_path).is_absolute() or Path(model.name_or_path).is_dir():
-            student.name_or_path = student.config.name_or_path = ""
-        return get_peft_model(student, config).eval()
 
 
 def into_adapter(distillation: Distillation, plan: Plan, folder: Path | None = None, progress: bool = True) -> History:

@@ -20,10 +20,11 @@ from .. import data
 from ..chat import conversation, encode
 from ..data.training_sets import TRAINING_SETS
 from ..generation import Prompt, generate
+from ..models.adapters import adapted
 from ..studies.runner import Study
 from ..training import Plan
 from .baselines import Method
-from .one_pass import Demonstration, Distillation, adapted, demonstrate, into_adapter, into_prompt
+from .one_pass import Demonstration, Distillation, demonstrate, into_adapter, into_prompt
 from .real_studies import ALPHA, OTHERS, OWN, READS, judged
 from .scores import scorer
 from .shipped import prompt, real_model

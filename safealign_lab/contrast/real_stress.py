@@ -20,11 +20,11 @@ from torch import Tensor
 from .. import data, fetching
 from ..chat import conversation, encode_with_mask, pad
 from ..data.training_sets import TRAINING_SETS
+from ..models.adapters import adapted
 from ..objectives import negative_log_likelihood
 from ..studies.cards import data_hash
 from ..studies.runner import Study
 from ..training import Plan, train
-from .one_pass import adapted
 from .optimisation import Anchor
 from .real_studies import ALPHA, OWN, READS, Asked, beginnings, judged, method_of
 from .recipes import SMOLLM2, Recipe

@@ -35,6 +35,17 @@ def batch_of(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Exchange], syste
     return pad(ids, tokenizer.pad_token_id or 0, "right", masks)  # (B, T)
 
 
+def response_of(batch: Batch) -> Tensor:
+    """Which tokens of a batch are the response; (B, T).
+
+    Raises:
+        ValueError: the batch does not say.
+    """
+    if batch.response_mask is None:
+        raise ValueError("The batch does not say which tokens are the response: pad it with response_masks.")
+    return batch.response_mask
+
+
 def logps(model: PreTrainedModel, batch: Batch) -> Tensor:
     """The log-probability of each row's response under a model, (B,): with gradients, as the policy's are needed.
 
@@ -44,9 +55,7 @@ def logps(model: PreTrainedModel, batch: Batch) -> Tensor:
     Raises:
         ValueError: the batch has no response mask.
     """
-    if batch.response_mask is None:
-        raise ValueError("The batch does not say which tokens are the response: pad it with response_masks.")
-    return response_logps(model(**batch.inputs()).logits, batch.input_ids, batch.response_mask)
+    return response_logps(model(**batch.inputs()).logits, batch.input_ids, response_of(batch))
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,10 @@ NAMES = {
     "stabilization": "stabilization, beta (β)",
     "rejection_strength": "strength of the rejection, gamma (γ)",
     "canary_fraction": "share of canary weights (K)",
+    "nll_weight": "weight of the refusal's own likelihood (w)",
+    "strength": "strength of the push (g)",
+    "shared": "how far tokens share their weights (0 to 1)",
+    "gained": "what the refusal has gained, nats (c)",
 }
 
 

