@@ -104,7 +104,7 @@ def test_the_network_is_really_cut(tmp_path, monkeypatch):
 # notebook → the study that it runs again at tier "small", and which of its stored rows
 RECOMPUTED = {
     "00_start_here": ("smollm2_undefended", {"system": "default"}),
-    "20_two_streams": ("smollm2_text_contrast", {"alpha": 0.5, "requests": "harmful"}),
+    "20_two_streams": ("smollm2_text_contrast", {"alpha": 0.5, "requests": "jailbreakbench"}),
 }
 
 
