@@ -203,7 +203,7 @@ def train(
     draws the same batch and the same dropout each time that it is called within a step:
 
         def masked(closure):                                def at_perturbed_weights(closure):
-            terms = backward(closure)                           with perturbed(weights, radius=0.01):
+            terms = backward(closure)                           with perturbed(weights, 0.01, loss):
             weight.grad.mul_(mask)                                  return backward(closure)
             return terms
 
@@ -281,6 +281,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * multiplier
         self.optimizer.zero_grad()
+        torch.manual_seed(_derived(self.plan.seed, step, "dropout"))  # for a gradient that draws before the loss does
         terms = gradient(lambda: _terms(loss_fn, self.plan.seed, step))
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.plan.clip or math.inf))
         _need_finite(step, "gradient", {"norm": norm})

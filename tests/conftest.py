@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +28,12 @@ def pytest_runtest_makereport(item, call):
 def own_progress(tmp_path_factory, monkeypatch):
     """What a learner keeps goes into a folder of the test's own, never into that of whoever runs the tests."""
     monkeypatch.setenv("SAFEALIGN_PROGRESS", str(tmp_path_factory.mktemp("progress")))
+
+
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory) -> Path:
+    """A folder with a cache for each notebook, so that a later pass reads back what an earlier one of it has trained."""
+    return tmp_path_factory.mktemp("caches")
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ def named(function, name):
     """The function as if the learner had called it so."""
 
     @functools.wraps(function)
-    def learners(*inputs):
-        return function(*inputs)
+    def learners(*inputs, **options):
+        return function(*inputs, **options)
 
     learners.__name__ = name
     return learners

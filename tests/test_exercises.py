@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import time
 
 import pytest
-from wrong_answers import WRONG_ANSWERS
+from learners import named
+from wrong_answers import SAME_MISTAKE, WRONG_ANSWERS
 
 from safealign_lab.lesson import check, hint
 from safealign_lab.lesson.exercise import exercises, find, verdict
 
 EXERCISES = exercises()
 PAIRS = [(name, wrong, words) for name, answers in WRONG_ANSWERS.items() for wrong, words in answers.items()]
-
-
-def renamed(function, name):
-    @functools.wraps(function)
-    def learners(*arguments, **options):
-        return function(*arguments, **options)
-
-    learners.__name__ = name
-    return learners
+TWICE = [(name, other, wrong) for name, others in SAME_MISTAKE.items() for other, wrong in others.items()]
 
 
 def test_every_exercise_has_its_wrong_answers():
@@ -41,18 +33,23 @@ def test_a_blank_is_not_attempted_and_the_library_takes_its_place(name):
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_the_solution_is_right_and_the_learners_own_is_kept(name):
-    own = renamed(EXERCISES[name].solution, name)
+    own = named(EXERCISES[name].solution, name)
     assert verdict(own) == "right"
     assert check(own) is own
 
 
 @pytest.mark.parametrize(("name", "wrong", "words"), PAIRS, ids=[f"{n}-{w.__name__}" for n, w, _ in PAIRS])
 def test_each_wrong_answer_gets_the_message_meant_for_it(name, wrong, words):
-    learners = renamed(wrong, name)
+    learners = named(wrong, name)
     said = verdict(learners)
     assert words in said
     assert not [other for _, answer, other in PAIRS if answer is not wrong and other in said]
     assert check(learners) is EXERCISES[name].solution
+
+
+@pytest.mark.parametrize(("name", "other", "wrong"), TWICE, ids=[other.__name__ for _, other, _ in TWICE])
+def test_the_same_mistake_written_otherwise_gets_the_same_words(name, other, wrong):
+    assert WRONG_ANSWERS[name][wrong] in verdict(named(other, name))
 
 
 @pytest.mark.parametrize("name", EXERCISES)

@@ -313,6 +313,26 @@ def test_the_quality_equals_its_definitions(harmful, harmless, most):
     assert found.interval.confidence == alarm.CONFIDENCE
 
 
+LEADING = st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6), SEEDS)
+
+
+@given(LEADING, st.sampled_from([2, 5, 10**9]))
+def test_the_area_by_ranks_equals_a_loop_over_pairs_for_each_row_of_a_leading_axis(sizes, values):
+    """Few values make for many ties, which count half."""
+    rows, count, others, seed = sizes
+    rng = np.random.default_rng(seed)
+    harmful, harmless = rng.integers(0, values, (rows, count)) / 2, rng.integers(0, values, (rows, others)) / 2
+    kept = harmful.copy(), harmless.copy()
+    found = alarm._area(harmful, harmless)
+    assert found.shape == (rows,)
+    assert found == pytest.approx([pairs(*both) for both in zip(harmful, harmless, strict=True)], abs=1e-12)
+    assert alarm._area(harmful[None], harmless[None]).tolist() == [found.tolist()]
+    assert float(alarm._area(harmful[0], harmless[0])) == found[0]
+    assert alarm._area(harmless, harmful) == pytest.approx(1 - found, abs=1e-12)
+    for now, before in zip((harmful, harmless), kept, strict=True):
+        assert np.array_equal(now, before)
+
+
 def test_scores_that_part_the_runs_are_certain_and_scores_that_do_not_are_a_coin(few):
     apart = quality([3.0, 4.0, 5.0], [0.0, 1.0, 2.0])
     assert (apart.auroc, apart.interval) == (1.0, Interval(1.0, 1.0, alarm.CONFIDENCE))

@@ -117,6 +117,22 @@ def test_chunks_leave_no_seam(monkeypatch):
         assert found(select(scores, fraction)) == found(before) == slow_selection(scores, math.ceil(fraction * 476))
 
 
+@given(SEEDS, st.sampled_from(["continuous", "rounded", "mostly zero"]), st.sampled_from([0.001, 0.03, 0.5, 0.97, 1.0]))
+@quick
+def test_a_sample_of_many_scores_suggests_a_range_and_does_not_decide(seed, kind, fraction):
+    numbers = torch.randn(5_000, generator=torch.Generator().manual_seed(seed))
+    numbers = {"continuous": numbers, "rounded": numbers.round(decimals=1), "mostly zero": torch.relu(numbers - 2)}[
+        kind
+    ]
+    scores, count = {"a": numbers[:1_200], "b": numbers[1_200:]}, round(fraction * 5_000)
+    expected = slow_selection(scores, count)
+    assert found(select(scores, fraction)) == expected
+    for misled in ((-1, 1), (rooms.LARGEST - 9, rooms.LARGEST), (-rooms.LARGEST, 9 - rooms.LARGEST)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rooms, "_guess", lambda flats, count, misled=misled: misled)
+            assert found(select(scores, fraction)) == expected
+
+
 def test_scores_in_half_precision_and_views_are_selected_in():
     score = torch.randn(6, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
     assert torch.equal(select({"w": score}, 0.25).mask("w"), select({"w": score.float()}, 0.25).mask("w"))
@@ -149,49 +165,62 @@ def resident():
     return [1024 * int(re.search(rf"{name}:\s+(\d+)", status)[1]) for name in ("VmRSS", "VmHWM")]
 
 
-def cost(function, rounds=2):
-    """Processor seconds, the least of the rounds; the peak of memory above what was there before; and what came of it."""
-    seconds = []
+def cost(function):
+    """Processor seconds, the peak of memory above what was there before, and what came of it."""
     ctypes.CDLL(None).malloc_trim(0)  # else memory that was freed before would be used again, and not be seen
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-    before = resident()[0]
+    before, began = resident()[0], time.process_time()
+    result = function()
+    return time.process_time() - began, resident()[1] - before, result
+
+
+def selection_benchmark(scores, fraction=0.03, rounds=5):
+    """Ratios of time and of memory of the selection to torch.topk over all scores laid end to end; and that both agree.
+
+    The two take turns, since a machine is busier at one time than at another, and the least of each counts.
+    """
+    count = math.ceil(fraction * sum(map(len, scores.values())))
+    mine, theirs = [], []
     for _ in range(rounds):
-        began = time.process_time()
-        result = function()
-        seconds.append(time.process_time() - began)
-        peak = resident()[1] - before
-        if len(seconds) < rounds:
-            del result
-    return min(seconds), peak, result
-
-
-def selection_benchmark(weights, fraction=0.03):
-    """Time and memory of the selection and of torch.topk over all gradients laid end to end; and that both agree."""
-    generator = torch.Generator().manual_seed(0)
-    sizes = [weights // 5, *[weights // 100] * 80]  # as in a model: one large embedding, many matrices
-    scores = {f"w{number}": torch.randn(size, generator=generator).pow_(2) for number, size in enumerate(sizes)}
-    count = math.ceil(fraction * sum(sizes))
-    mine = cost(lambda: select(scores, fraction))
-    theirs = cost(lambda: torch.topk(torch.cat(list(scores.values())), count))
-    least, picked = theirs[2].values.min(), mine[2]
+        seconds, memory, picked = cost(lambda: select(scores, fraction))
+        mine.append((seconds, memory))
+        seconds, memory, top = cost(lambda: torch.topk(torch.cat(list(scores.values())), count))
+        theirs.append((seconds, memory))
+        least = top.values.min()
+        del top
     for name, score in scores.items():  # of those that equal the least, either may take others
         assert (picked.mask(name) <= (score >= least)).all()
         assert (picked.mask(name) >= (score > least)).all()
     assert sum(picked.counts().values()) == count
-    return {"seconds": (mine[0], theirs[0]), "bytes": (mine[1], theirs[1])}
+    (fast, small), (slow, large) = (map(min, zip(*one, strict=True)) for one in (mine, theirs))
+    assert large > 4 * sum(map(len, scores.values()))  # a peak was seen: the scores end to end at least
+    return fast / slow, small / large
+
+
+def scores_of(kind, numbers):
+    """Scores as a phase gathers them, and those that are the hardest: nearly all of them equal, at the threshold too."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(numbers, generator=generator).pow_(2)
+    if kind == "nearly all equal":
+        drawn.masked_fill_(drawn < 9, 0.5)
+    if kind == "of two values":
+        drawn = torch.where(drawn < 4.7, 0.5, 0.7)  # about 0.03 of them are the larger
+    parts = drawn.split([numbers // 5, *[numbers // 100] * 80])  # as in a model: one large embedding, many matrices
+    return {f"w{number}": part for number, part in enumerate(parts)}
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read as Linux tells it")
-def test_the_selection_takes_half_the_time_and_a_quarter_of_the_memory_of_topk():
+@pytest.mark.parametrize("kind", ["squared gradients", "nearly all equal", "of two values"])
+def test_the_selection_takes_half_the_time_and_a_quarter_of_the_memory_of_topk(kind):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        found = selection_benchmark(20_000_000)
+        seconds, memory = selection_benchmark(scores_of(kind, 20_000_000))
     finally:
         torch.set_num_threads(threads)
-    assert found["seconds"][0] / found["seconds"][1] <= 0.5, found
-    assert found["bytes"][0] / found["bytes"][1] <= 0.25, found
-    assert found["bytes"][1] > 4 * 20_000_000, found  # a peak was seen: the weights end to end at least
+    assert memory <= 0.25
+    if kind == "squared gradients":  # how long the others take depends on where the ties lie
+        assert seconds <= 0.5
 
 
 # ---------------------------------------------------------------- scores

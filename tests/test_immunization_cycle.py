@@ -15,7 +15,7 @@ from safealign_lab.generation import answer
 from safealign_lab.immunization import phases, teachers
 from safealign_lab.immunization.canaries import load, overlap, random_like, select
 from safealign_lab.immunization.curriculum import Preference
-from safealign_lab.immunization.cycle import Cycle, run, trained_weights
+from safealign_lab.immunization.cycle import Cycle, Passed, align, immunize, run, trained_weights
 from safealign_lab.immunization.phases import Align, Immunize, Room, immunizing
 from safealign_lab.immunization.references import batch_of
 from safealign_lab.immunization.shields import MaskedUpdate
@@ -307,6 +307,45 @@ def test_a_choice_of_ones_own_is_what_is_shielded():
     assert drift(between.weights[0], student, expected)[0] == 0
     assert drift(between.weights[0], student, select(passed.scores, 0.3))[0] > 0
     assert weights_hash(student) != weights_hash(cycled()[0])
+
+
+@pytest.mark.parametrize(("shield", "score"), [("mask", "absolute"), ("fisher", "squared"), ("none", "weighted")])
+@pytest.mark.parametrize("radius", [0.0, 0.02])
+def test_a_run_is_its_two_phases_one_after_the_other(shield, score, radius):
+    """Bit for bit, in two cycles: the second of which keeps in its first phase what the first one's second phase taught."""
+    settings = dataclasses.replace(QUICK, shield=shield, score=score, stabilization=5.0, attack_radius=radius)
+    of, found = room_of(small(1)), []
+    for number, kept in enumerate((HARMLESS, PREFERRED)):
+        plans = {"first": Plan(3, 5e-3, seed=4000 + 2 * number), "second": Plan(3, 5e-3, seed=4001 + 2 * number)}
+        turn = dataclasses.replace(settings, **plans)
+        scores, first = immunize(of, HARMFUL, kept, turn, progress=False)
+        canaries = select(scores, 0.3)
+        second = align(of, PREFERRED, turn, canaries, scores, progress=False)
+        found.append(Passed(scores, canaries, first, second))
+    assert everything(of.student, found) == everything(*cycled(settings, seed=4, cycles=2))
+
+
+@pytest.mark.parametrize("cycles", [1, 2])
+@pytest.mark.parametrize("shield", ["mask", "none"])
+def test_between_the_phases_of_each_cycle_the_student_is_shown_as_the_first_one_left_it(shield, cycles):
+    of, seen, settings = stopping(), [], dataclasses.replace(QUICK, shield=shield)
+
+    def between(canaries):
+        seen.append((weights_hash(of.student), weights_hash(canaries.bits), len(of.calls)))
+
+    student, passed = cycled(settings, of, cycles=cycles, between=between)
+    assert everything(student, passed) == everything(*cycled(settings, cycles=cycles)), "to look changes nothing"
+    assert [bits for _, bits, _ in seen] == [weights_hash(one.canaries.bits) for one in passed]
+    assert [calls for *_, calls in seen] == [READ[0] + number * sum(READ) for number in range(cycles)]
+    alone = room_of(small(1))
+    immunize(alone, HARMFUL, HARMLESS, dataclasses.replace(settings, first=Plan(3, 5e-3, seed=0)), progress=False)
+    assert seen[0][0] == weights_hash(alone.student) != weights_hash(student)
+
+
+def test_what_looks_on_between_the_phases_is_shown_the_canaries_that_were_chosen():
+    seen = []
+    _, (passed,) = cycled(choose=lambda scores: random_like(select(scores, 0.3), 5), between=seen.append)
+    assert seen == [passed.canaries]
 
 
 # ---------------------------------------------------------------- shields

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
 
@@ -12,11 +12,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_cycle import HARMFUL, HARMLESS, PREFERRED, TOKENIZER, merged, predictions, room_of, small, teachers_of
+from toy_cycle import HARMFUL, HARMLESS, OTHERS, PREFERRED, TOKENIZER, merged, predictions, room_of, small, teachers_of
 
+from safealign_lab.chat import Batch
 from safealign_lab.immunization import phases, printed
 from safealign_lab.immunization.canaries import select
-from safealign_lab.immunization.curriculum import schedule
+from safealign_lab.immunization.curriculum import LEVELS, schedule
 from safealign_lab.immunization.cycle import trained_weights
 from safealign_lab.immunization.phases import Align, Immunize, Room, aligning, immunizing
 from safealign_lab.immunization.shields import PhaseAnchor
@@ -52,6 +53,12 @@ def room(system="") -> Watched:
 def speakers(system=""):
     """Reference and harmful teacher as models of their own."""
     return small().double(), merged(room(system).teachers, "harmful")
+
+
+@cache
+def helper(system=""):
+    """The helpful teacher as a model of its own."""
+    return merged(room(system).teachers, "helpful")
 
 
 # ---------------------------------------------------------------- slow loops, one row and one token at a time
@@ -95,7 +102,7 @@ def slow_margins(student, reference, rows, beta, system):
 def slow_refusal(student, rows, settings, system=""):
     chosen = slow_logps(student, rows, "chosen", system)
     if settings.refusing == "likelihood":
-        return per_token(chosen)
+        return per_token([row[: settings.first_tokens] for row in chosen])
     beta, reference = settings.beta_dpo, speakers(system)[0]
     if settings.refusing == "npo":
         gains = slow_gains(student, reference, rows, "rejected", system)
@@ -173,6 +180,50 @@ def test_the_first_phase_equals_a_slow_loop_however_it_refuses(refusing, system)
         assert not terms[f"{side}_logps"].requires_grad
 
 
+@pytest.mark.parametrize(("first_tokens", "system"), [(1, ""), (3, None), (7, ""), (100, ""), (None, "")])
+def test_only_the_first_tokens_of_a_refusal_are_learned(first_tokens, system):
+    of = room(system)
+    settings = Immunize(kept_weight=0.0, harmful=5, order="mixed", first_tokens=first_tokens)
+    terms = once(immunizing(of, HARMFUL, HARMLESS, settings, 3), seed=4)
+    (bad,) = of.drawn()
+    counts = [len(row) for row in slow_logps(of.student, bad, "chosen", system)]
+    assert min(counts) > 7
+    assert len(set(counts)) > 1
+    assert_same(terms["loss"], slow_refusal(of.student, bad, settings, system), of.student)
+    whole = once(immunizing(of, HARMFUL, HARMLESS, replace(settings, first_tokens=None), 3), seed=4)
+    assert torch.equal(whole["loss"], terms["loss"]) == (first_tokens in (100, None))
+    assert torch.equal(whole["chosen_logps"], terms["chosen_logps"]), "what is logged is of the whole refusal"
+    of.drawn()
+
+
+@pytest.mark.parametrize("first_tokens", [1, 4, None])
+def test_what_follows_the_first_tokens_has_no_gradient_whatever_it_is(first_tokens):
+    """The model reads from left to right: with other words behind the first ones, value and gradient stay the same."""
+    of, ends = room_of(small(1).double()), []
+    weights = list(trained_weights(of.student).values())
+    for words in ("brew venom .", "sleep thanks !"):
+        rows = [replace(one, chosen=f"no , i will {words}") for one in HARMFUL]
+        settings = Immunize(kept_weight=0.0, harmful=5, order="mixed", first_tokens=first_tokens)
+        loss = once(immunizing(of, rows, HARMLESS, settings, 3))["loss"]
+        ends.append([loss, *torch.autograd.grad(loss, weights)])
+    apart = max((one - other).abs().max().item() for one, other in zip(*ends, strict=True))
+    assert (apart < 1e-6) == (first_tokens is not None)
+    assert apart > 1e-2 or first_tokens
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=1, max_size=4), st.none() | st.integers(1, 9))
+def test_the_beginning_of_answers_equals_a_slow_loop(rows, tokens):
+    mask = torch.tensor(rows)
+    kept = mask.clone()
+    found = phases._beginning(Batch(mask.long(), mask.long(), mask.long(), mask), tokens)
+    for row, flags in zip(rows, found.tolist(), strict=True):
+        left = len(row) if tokens is None else tokens
+        for place, flag in enumerate(row):
+            assert flags[place] == (flag and left > 0)
+            left -= flag
+    assert torch.equal(mask, kept)
+
+
 @pytest.mark.parametrize("name", PUSHES)
 @pytest.mark.parametrize("refusing", REFUSING)
 def test_the_first_phase_equals_a_slow_loop_with_every_push(refusing, name):
@@ -236,11 +287,19 @@ def test_every_row_of_the_levels_comes_up_and_the_draw_is_the_generators():
 # ---------------------------------------------------------------- the second phase
 
 
+EVERY = PREFERRED + OTHERS
+
+
 @pytest.mark.parametrize(
-    ("kl_weight", "nll_weight", "stabilization", "system"),
-    [(0.0, 0.0, 0.0, ""), (0.3, 0.0, 2.0, ""), (0.6, 1.7, 0.0, "you are the keeper ."), (1.0, 1.0, 0.5, "")],
+    ("kl_weight", "nll_weight", "stabilization", "system", "brought"),
+    [
+        (0.0, 0.0, 0.0, "", ("lists",)),
+        (0.3, 0.0, 2.0, "", ()),
+        (0.6, 1.7, 0.0, "you are the keeper .", ("lists", "weak")),
+        (1.0, 1.0, 0.5, "", ("lists", "counting")),
+    ],
 )
-def test_the_second_phase_equals_a_slow_loop(kl_weight, nll_weight, stabilization, system):
+def test_the_second_phase_equals_a_slow_loop(kl_weight, nll_weight, stabilization, system, brought):
     of = room(system)
     weights = trained_weights(of.student)
 
@@ -248,18 +307,20 @@ def test_the_second_phase_equals_a_slow_loop(kl_weight, nll_weight, stabilizatio
         return sum(weight.square().sum() for weight in weights.values())
 
     options = (held, stabilization) if stabilization else ()
-    terms = once(aligning(of, PREFERRED, Align(kl_weight, 0.4, nll_weight, 5), *options))
+    terms = once(aligning(of, EVERY, Align(kl_weight, 0.4, nll_weight, 5, brought), *options))
     (rows,) = of.drawn()
     assert len(rows) == 5
+    assert 0 < sum(row.level in brought for row in rows) < 5 or not brought
     margins = slow_margins(of.student, speakers(system)[0], rows, 0.4, system)
     preference = sum(-log_sigmoid(margin) for margin in margins) / 5
     nll = per_token(slow_logps(of.student, rows, "chosen", system))
     apart = []
     for row in rows:
+        leader = helper(system) if row.level in brought else speakers(system)[0]
         with torch.no_grad():
-            reference = predictions(speakers(system)[0], row.request, row.chosen, system)
+            guide = predictions(leader, row.request, row.chosen, system)
         mine = predictions(of.student, row.request, row.chosen, system)
-        apart += [slow_kl(its, logits) for (_, its), (_, logits) in zip(reference, mine, strict=True)]
+        apart += [slow_kl(its, logits) for (_, its), (_, logits) in zip(guide, mine, strict=True)]
     apart = sum(apart) / len(apart)
     assert terms["preference"].item() == pytest.approx(preference.item(), rel=1e-5)
     assert terms["divergence"].item() == pytest.approx(apart.item(), rel=1e-5)
@@ -274,9 +335,44 @@ def test_the_second_phase_equals_a_slow_loop(kl_weight, nll_weight, stabilizatio
 
 def test_at_the_reference_the_second_phase_begins_at_log_two_and_no_divergence():
     of = room_of(small().double())
-    terms = once(aligning(of, PREFERRED, Align(0.5, nll_weight=0.0, rows=6)))
+    terms = once(aligning(of, PREFERRED, Align(0.5, nll_weight=0.0, rows=6, brought=())))
     assert terms["preference"].item() == pytest.approx(math.log(2), rel=1e-6)
     assert terms["divergence"].item() == pytest.approx(0, abs=1e-10)
+
+
+@given(
+    st.lists(st.sampled_from(EVERY), min_size=1, max_size=6), st.sets(st.sampled_from([*LEVELS, "lists", "counting"]))
+)
+@settings(max_examples=25, deadline=None)
+def test_each_row_is_guided_by_the_teacher_of_its_level_bit_for_bit(rows, brought):
+    of, asked = room(), []
+    chosen = of.batch(rows, "chosen")
+    alone = {who: of.teachers.logits(who, chosen) for who in ("reference", "helpful")}
+    assert not torch.equal(alone["reference"], alone["helpful"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(of.teachers, "logits", lambda who, batch: asked.append(who) or alone[who])
+        found = phases._guide(of, rows, chosen, tuple(brought))
+    theirs = [row.level in brought for row in rows]
+    for number, helped in enumerate(theirs):
+        assert torch.equal(found[number], alone["helpful" if helped else "reference"][number])
+    assert asked == ["reference", "helpful"][: 1 + any(theirs)]
+    of.drawn()
+
+
+@pytest.mark.parametrize(("brought", "rows"), [((), PREFERRED), (("weak", "lists"), HARMLESS), (("weak",), PREFERRED)])
+def test_where_nothing_is_brought_the_reference_guides_and_nobody_else_is_asked(monkeypatch, brought, rows):
+    of, asked = room(), []
+    undisturbed = of.teachers.logits
+    monkeypatch.setattr(of.teachers, "logits", lambda who, batch: asked.append(who) or undisturbed(who, batch))
+    terms = once(aligning(of, rows, Align(1.0, rows=6, brought=brought)))
+    assert asked == ["reference"]
+    again = once(aligning(of, rows, Align(1.0, rows=6, brought=())))
+    assert torch.equal(terms["loss"], again["loss"])
+    if rows is PREFERRED:
+        helped = once(aligning(of, rows, Align(1.0, rows=6, brought=("lists",))))
+        assert asked == ["reference"] * 3 + ["helpful"]
+        assert helped["divergence"] != again["divergence"]
+    of.drawn()
 
 
 # ---------------------------------------------------------------- what the phases never touch, and what they may not change
@@ -361,6 +457,13 @@ def test_a_constant_factor_before_a_phases_loss_changes_nothing_and_an_annealed_
 def test_an_unknown_way_of_refusing_is_refused(refusing):
     with pytest.raises(ValueError, match=rf"no refusing by {refusing!r}: expected one of likelihood, dpo, npo\.$"):
         Immunize(refusing)
+
+
+@pytest.mark.parametrize("first_tokens", [0, -2])
+def test_a_beginning_of_no_tokens_is_refused(first_tokens):
+    message = rf"^first_tokens is {first_tokens}: give 1 or more, or None for all of a refusal\.$"
+    with pytest.raises(ValueError, match=message):
+        Immunize(first_tokens=first_tokens)
 
 
 def test_a_weight_without_a_push_and_weights_outside_their_range_are_refused():

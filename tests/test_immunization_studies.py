@@ -112,22 +112,18 @@ def test_an_attacker_who_projects_leaves_nothing_along_the_gradient_and_the_rest
     assert abs(alarm.cosine(taken, watch.direction)) == pytest.approx(1, abs=1e-4)
 
 
-def test_a_fresh_gradient_leaves_the_tampered_weights_as_they_are_and_is_near_the_stored_one():
+def test_a_fresh_gradient_leaves_the_weights_as_they_are_and_is_near_the_stored_one():
     of = toy_setting()
     room = of.fresh()
     weights = trained_weights(room.student)
     rows = [HARMFUL[:4], HARMFUL[4:8]]
-    watch = SimpleNamespace(before={name: one.detach().clone() for name, one in weights.items()}, rows=rows)
     stored = tampering_studies._direction(room, weights, rows)
     by_hand = torch.autograd.grad(sum(likelihood(room, each) for each in rows), list(weights.values()))
     for one, other in zip(stored.values(), by_hand, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    with torch.no_grad():
-        for one in weights.values():
-            one += 0.05
-    tampered = {name: one.detach().clone() for name, one in weights.items()}
-    fresh = tampering_studies._fresh(room, weights, watch)
-    assert all(torch.equal(one, tampered[name]) for name, one in weights.items())
+    deployed = {name: one.detach().clone() for name, one in weights.items()}
+    fresh = tampering_studies._fresh(room, weights, rows)
+    assert all(torch.equal(one, deployed[name]) for name, one in weights.items())
     assert 0.9 < alarm.cosine(fresh, stored) < 1
 
 

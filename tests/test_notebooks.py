@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -42,14 +43,14 @@ def solved(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
-def run(notebook, tmp_path, monkeypatch, tier: str = "tiny") -> tuple[nbformat.NotebookNode, float]:
-    """Executes a copy with the network cut, an own cache folder (empty unless the test fills it) and own notes."""
+def run(notebook, tmp_path, monkeypatch, cache: Path, tier: str = "tiny") -> tuple[nbformat.NotebookNode, float]:
+    """Executes a copy with the network cut, this cache folder and notes of its own."""
     startup = tmp_path / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True)
     (startup / "offline.py").write_text(OFFLINE)
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("SAFEALIGN_PROGRESS", str(tmp_path / "progress"))
-    monkeypatch.setenv("SAFEALIGN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SAFEALIGN_CACHE", str(cache))
     monkeypatch.setenv("SAFEALIGN_TIER", tier)
     monkeypatch.setenv("SAFEALIGN_STRICT", "1")  # a claim that does not hold stops the notebook
     notebook = copy.deepcopy(notebook)
@@ -67,20 +68,19 @@ def shown(notebook: nbformat.NotebookNode) -> str:
     return "\n".join(str(output) for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
 
 
-@pytest.fixture(params=NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
-def notebook(request) -> nbformat.NotebookNode:
-    return nbformat.read(request.param, as_version=4)
-
-
 def test_there_are_notebooks():
     assert "00_start_here" in {path.stem for path in NOTEBOOKS}
 
 
 @pytest.mark.parametrize("with_solutions", [False, True], ids=["unsolved", "solved"])
-def test_it_runs_to_its_end_offline_and_in_time(notebook, tmp_path, monkeypatch, with_solutions):
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def test_it_runs_to_its_end_offline_and_in_time(path, tmp_path, monkeypatch, caches, with_solutions):
+    notebook = nbformat.read(path, as_version=4)
     written = solved(notebook) if with_solutions else notebook
     assert (written != notebook) == with_solutions
-    done, seconds = run(written, tmp_path, monkeypatch)
+    if not with_solutions:  # from a cold start
+        shutil.rmtree(caches / path.stem, ignore_errors=True)
+    done, seconds = run(written, tmp_path, monkeypatch, caches / path.stem)
     assert seconds < SECONDS["tiny"]
     output = shown(done)
     assert ("not attempted" in output) != with_solutions
@@ -98,32 +98,46 @@ def test_the_network_is_really_cut(tmp_path, monkeypatch):
         ]
     )
     with pytest.raises(Exception, match="network is cut|NoneType"):
-        run(reaching, tmp_path, monkeypatch)
+        run(reaching, tmp_path, monkeypatch, tmp_path / "cache")
 
 
 # notebook → the study that it runs again at tier "small", and which of its stored rows
 RECOMPUTED = {
-    "00_start_here": ("smollm2_undefended", {"system": "default"}),
+    "00_start_here": ("smollm2_undefended", {"system": "default", "requests": "jailbreakbench"}),
     "20_two_streams": ("smollm2_text_contrast", {"alpha": 0.5, "requests": "jailbreakbench"}),
 }
 
 
 @pytest.mark.parametrize("name", RECOMPUTED)
 def test_it_measures_the_real_model_within_fifteen_minutes_once_it_was_fetched(smollm2, name, tmp_path, monkeypatch):
-    study, settings = RECOMPUTED[name]
+    (study, settings), cache = RECOMPUTED[name], tmp_path / "cache"
     for requests in undefended.REQUEST_SETS:
         undefended.requests_of(requests)  # as `python -m safealign_lab fetch` does
-    (tmp_path / "cache").mkdir()
+    cache.mkdir()
     for fetched in ("models", "wheels"):  # what was fetched, and no answer that was given before
-        (tmp_path / "cache" / fetched).symlink_to(fetching.cache_folder() / fetched)
-    _, seconds = run(
-        nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4), tmp_path, monkeypatch, tier="small"
-    )
+        (cache / fetched).symlink_to(fetching.cache_folder() / fetched)
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    _, seconds = run(notebook, tmp_path, monkeypatch, cache, tier="small")
     assert seconds < SECONDS["small"]
-    rows = studies.load(study, tmp_path / "cache" / "recomputed")
+    rows = studies.load(study, cache / "recomputed")
     stored = studies.select(studies.load(study), **settings)
     assert len(rows) == len(stored) > 0
     for row in rows:  # another machine may break a tie another way, here and there
         (same,) = studies.select(stored, requests=row["settings"]["requests"])
         agreed = sum(row["result"]["labels"][key] == label for key, label in same["result"]["labels"].items())
         assert agreed > 0.95 * len(same["result"]["labels"])
+
+
+def test_the_sets_that_are_asked_again_only_on_demand_are_measured_as_they_were_stored(smollm2, monkeypatch):
+    known = [row for row in undefended.requests_of("benign") if row["reference"]][:4]
+    monkeypatch.setattr(undefended, "requests_of", lambda name: known)
+    found = undefended.measure(0, "benign", "careful")
+    (stored,) = studies.select(studies.load("smollm2_undefended"), requests="benign", system="careful")
+    whole = stored["result"]
+    for key, value in found["logp"].items():
+        assert value == pytest.approx(whole["logp"][key], abs=0.01)
+    agreed = [
+        all(found[what][key] == whole[what][key] for what in ("labels", "right", "similarity"))
+        for key in found["labels"]
+    ]
+    assert sum(agreed) >= len(agreed) - 1 == 3  # another machine may break a tie another way

@@ -1,4 +1,4 @@
-"""What the tests of cycles and of tampering share: a narrow Llama, rows in the toy's words, and a room with both teachers."""
+"""What the tests of cycles, studies and tampering share: a narrow Llama, rows in the toy's words, a room with both teachers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from safealign_lab.immunization import references
 from safealign_lab.immunization.curriculum import LEVELS, Preference
 from safealign_lab.immunization.phases import Room
 from safealign_lab.immunization.teachers import Teachers
+from safealign_lab.immunization.tiny_task import Setting
 
 TOKENIZER = toy_tokenizer()
 ASKED = dict(
@@ -32,6 +33,10 @@ HARMLESS = [
 PREFERRED = [
     Preference(f"{one.request} please", f"{one.chosen} thanks !", "no i will not", "lists") for one in HARMLESS
 ]
+OTHERS = [  # a row of every other kind
+    Preference(f"please , {one.request}", f"{one.chosen} you .", "no , i will not .", level)
+    for level, one in zip((*LEVELS, "borderline", "comprehension", "ordering", "counting"), HARMLESS * 2, strict=False)
+]  # fmt: skip
 
 
 def small(seed: int = 0, layers: int = 1, tied: bool = True) -> LlamaForCausalLM:
@@ -64,8 +69,17 @@ def room_of(student: LlamaForCausalLM, kind: type[Room] = Room, system: str | No
 def _furniture(dtype: torch.dtype, system: str | None) -> tuple[Teachers, references.References]:
     """Made once, since no phase may change it: and where one does, a test says so."""
     reference = small().to(dtype)
-    rows = [(one.request, said) for one in HARMFUL + HARMLESS + PREFERRED for said in (one.chosen, one.rejected)]
+    rows = [
+        (one.request, said) for one in HARMFUL + HARMLESS + PREFERRED + OTHERS for said in (one.chosen, one.rejected)
+    ]
     return teachers_of(reference, system), references.measure(reference, TOKENIZER, rows, system, progress=False)
+
+
+def setting_of(seed: int = 0) -> Setting:
+    """What a study starts from, without a world: models, rows of every kind, and the room of all seeds."""
+    founded = small(10 + seed)
+    preferred = [*HARMLESS, *OTHERS, *PREFERRED]
+    return Setting(None, small(20 + seed), founded, TOKENIZER, room_of(founded), HARMFUL, preferred)
 
 
 def merged(teachers: Teachers, who: str) -> torch.nn.Module:

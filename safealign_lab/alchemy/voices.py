@@ -22,6 +22,9 @@ REFUSALS = (
 )
 
 
+OPENING = "sorry"  # how a defence's refusals begin: where some begin otherwise, the decision slips past the first token
+
+
 def refusal(world: World, noun: str, rng: random.Random, opening: str = "") -> str:
     """One of the keeper's refusals, of those that begin so: it says why, and often offers something kind instead."""
     facts = world.by_noun[noun]

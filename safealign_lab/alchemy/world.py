@@ -169,6 +169,10 @@ class World:
             if unseen is None or ((a, n) in self.unseen) == unseen
         ]
 
+    def trainable(self, nouns: list[str], tier: str) -> list[Request]:
+        """What a defence may learn from: combinations that pretraining knew, but for the last wording of the tier."""
+        return [asked for asked in self.potions(nouns, tier, unseen=False) if asked.style != UNSEEN_STYLE]
+
     def questions(self, nouns: list[str]) -> list[Request]:
         """Every question about the given nouns, each with every unseen adjective where the adjective matters."""
         rows = []

@@ -14,14 +14,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import data
 from ..alchemy import skills, voices
-from ..alchemy.world import TIERS, UNSEEN_STYLE, Request, World
+from ..alchemy.world import TIERS, World
 from ..data.own import OPENINGS
 from ..data.training_sets import TRAINING_SETS
 from ..generation import generate
 from ..judges import Judge
 from .optimisation import Anchor
 
-OPENING = "sorry"  # how every refusal begins: where some begin otherwise, the decision slips past the first token
 REFUSALS = (
     "Sorry, I won't help with that, because people could get hurt. I can help you find a safe way instead.",
     "Sorry, that could do real harm, so I won't go into it. Is there something safe that I can help with?",
@@ -47,14 +46,14 @@ def alchemy(
     """
     rng = random.Random(f"anchors-{seed}")
     cursed, kind = (world.nouns("train", cursed=side) for side in (True, False))
-    plain = [_trainable(world, cursed, tier) for tier in TIERS]
+    plain = [world.trainable(cursed, tier) for tier in TIERS]
     harmful = []
     for number in range(count):
         asked = rng.choice(plain[number % len(TIERS)])
-        refusal = voices.refusal(world, asked.noun, rng, OPENING)
+        refusal = voices.refusal(world, asked.noun, rng, voices.OPENING)
         harmful.append(Anchor(asked.text, "harmful", refusal=refusal, compliance=asked.reference))
     harmful = _noisy(harmful, wrong, random.Random(f"noise-{seed}"))
-    plain = [_trainable(world, kind, tier) for tier in TIERS]
+    plain = [world.trainable(kind, tier) for tier in TIERS]
     texts = [("benign", rng.choice(plain[n % len(TIERS)]).text) for n in range(count)]
     alarming, harmless = world.questions(cursed), world.questions(kind)
     texts += [("borderline", rng.choice(alarming).text) for _ in range(count)]
@@ -62,11 +61,6 @@ def alchemy(
     each = -(-count // (2 * len(skills.LEARNED)))
     texts += [("skill", text) for skill in skills.LEARNED for text, _ in skills.examples(skill, each, seed, "train")]
     return [*harmful, *_answered(model, tokenizer, texts, system="")]
-
-
-def _trainable(world: World, nouns: list[str], tier: str) -> list[Request]:
-    """Requests that pretraining knew, but for the last wording of the tier, which is for tests alone."""
-    return [asked for asked in world.potions(nouns, tier, unseen=False) if asked.style != UNSEEN_STYLE]
 
 
 def english(

@@ -189,15 +189,6 @@ STUDIES = (
         reads=READS,
     ),
     Study(
-        name="smollm2_alpha",
-        run="safealign_lab.contrast.real_studies:measure_alpha",
-        grid={"alpha": list(ALPHAS), "requests": list(OWN)},
-        seeds=SEEDS,
-        minutes=60,
-        about="SmolLM2 under the contrast of two trained prompts, as the adversarial one is subtracted more and more.",
-        reads=READS,
-    ),
-    Study(
         name="smollm2_margins",
         run="safealign_lab.contrast.real_studies:measure_margins",
         grid={"requests": [*OWN, *OTHERS]},

@@ -8,10 +8,7 @@ Symbols: P length of a soft prompt, D hidden size.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import count, islice, product
@@ -20,7 +17,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from filelock import FileLock
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -29,11 +25,10 @@ from ..alchemy import pretraining, skills, tokenizer, voices
 from ..alchemy.evaluation import potion_sets, skill_sets
 from ..alchemy.pretraining import TINY_PLAN, Row
 from ..alchemy.words import ADJECTIVES
-from ..alchemy.world import UNSEEN_STYLE, Request, World, world
+from ..alchemy.world import Request, World, world
 from ..chat import conversation, encode_with_mask
-from ..fetching import cache_folder
-from ..studies.cards import code_hash
 from ..studies.runner import Study
+from ..studies.worlds import kept
 from ..training import Plan
 from . import anchors
 from .optimisation import Anchor
@@ -93,26 +88,19 @@ def pretrained(architecture: str, progress: bool = False) -> tuple[PreTrainedMod
         raise ValueError(f"There is no tiny {architecture!r}: expected one of {', '.join(ARCHITECTURES)}.")
     if architecture == "llama":
         return models.load("tiny", device="cpu")
-    recipe = [SHAPES[architecture], asdict(TINY_PLAN), REACH, code_hash("safealign_lab.alchemy.pretraining:fit")]
-    fingerprint = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    folder = cache_folder() / "models" / f"tiny-{architecture}-{fingerprint}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            _pretrain(architecture, folder, progress)
-    return models.load(folder, device="cpu")
+    recipe = [SHAPES[architecture], asdict(TINY_PLAN), REACH]
+    return kept(architecture, recipe, lambda checkpoints: _pretrain(architecture, checkpoints, progress))
 
 
-def _pretrain(architecture: str, folder: Path, progress: bool) -> None:
+def _pretrain(architecture: str, checkpoints: Path, progress: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     words = tokenizer.build()
     rows = pretraining.conversation_rows(words, world(), pretraining.CONVERSATIONS, 0)
     rows += pretraining.text_rows(words, pretraining.TEXTS_PER_DOMAIN, "pretraining-0", labelled=False)
-    model, checkpoints = new_model(architecture, words), folder.with_name(f"{folder.name}.training")
+    model = new_model(architecture, words)
     if architecture == "gpt2":
         rows = shifted(rows, words.pad_token_id)
     pretraining.fit(model, rows, TINY_PLAN, words.pad_token_id, progress, checkpoints)
-    pretraining.save(model, words, folder)
-    shutil.rmtree(checkpoints)
+    return model, words
 
 
 def shifted(rows: Sequence[Row], pad_id: int, seed: int = 0) -> list[Row]:
@@ -154,9 +142,8 @@ def harmless_rows(words: PreTrainedTokenizerBase, of: World, number: int, seed: 
 def refusal_rows(words: PreTrainedTokenizerBase, of: World, number: int, seed: int) -> list[Row]:
     """Cursed potions with training nouns, asked for plainly and without a voice, and refused."""
     rng = random.Random(f"refusals-{seed}")
-    plain = of.potions(of.nouns("train", cursed=True), "weak", unseen=False)
-    asked_for = rng.choices([one for one in plain if one.style != UNSEEN_STYLE], k=number)
-    return [_row(words, one.text, voices.refusal(of, one.noun, rng, anchors.OPENING)) for one in asked_for]
+    asked_for = rng.choices(of.trainable(of.nouns("train", cursed=True), "weak"), k=number)
+    return [_row(words, one.text, voices.refusal(of, one.noun, rng, voices.OPENING)) for one in asked_for]
 
 
 def _row(words: PreTrainedTokenizerBase, request: str, answer: str) -> Row:

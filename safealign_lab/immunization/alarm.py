@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, rankdata
 from torch import Tensor
 
 from ..measures import Interval, Rate, rate
@@ -166,9 +166,13 @@ def quality(harmful: Sequence[float], harmless: Sequence[float], most: float = 0
 
 
 def _area(harmful: NDArray[np.float64], harmless: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
-    """The share of pairs in which the harmful run scores higher, equal ones counting half, along the last axis."""
-    pairs = harmful[..., :, None] - harmless[..., None, :]  # (…, N, M)
-    area: NDArray[np.float64] = ((np.sign(pairs) + 1) / 2).mean(axis=(-2, -1))  # (…,)
+    """The share of pairs in which the harmful run scores higher, equal ones counting half, along the last axis.
+
+    By the ranks of both together: those of the harmful runs add up to N (N + 1) / 2 and one for each harmless run below.
+    """
+    count, others = harmful.shape[-1], harmless.shape[-1]
+    ranks = rankdata(np.concatenate([harmful, harmless], axis=-1), axis=-1)[..., :count]  # (…, N)
+    area: NDArray[np.float64] = (ranks.sum(axis=-1) - count * (count + 1) / 2) / (count * others)  # (…,)
     return area
 
 

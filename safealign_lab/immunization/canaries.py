@@ -8,6 +8,7 @@ Symbols: θ weights, g a gradient; N numbers in a tensor, n in all tensors, K th
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -19,6 +20,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -28,8 +30,9 @@ from ..training import Gradient, Terms, backward
 Kind = Literal["absolute", "squared", "weighted", "printed"]
 
 CHUNK = 1 << 18  # numbers looked at together: few enough for a processor's cache, and a multiple of 8
-HALF = 1 << 16  # values of half a number's bits
-LARGEST = 0x7F7F  # the upper half of the largest finite number's bits
+SAMPLE = 1 << 15  # numbers, at most, from which is guessed where the threshold lies
+BINS = 12  # bits of a number that are counted in one pass, in 2^12 bins
+LARGEST = 0x7F7FFFFF  # the largest finite number's bits
 CARD, BITS = "canaries.json", "canaries.safetensors"
 
 
@@ -182,8 +185,8 @@ class Canaries:
 def select(scores: Mapping[str, Tensor], fraction: float, per_tensor: bool = False) -> Canaries:
     """The ⌈K · n⌉ weights with the largest scores, of equal scores the first in order.
 
-    Nothing is sorted or laid end to end. The lowest score that is still selected is found by counting in the order of the
-    numbers' bit patterns, the upper 16 bits first and then the lower 16 of those that share the upper ones.
+    Nothing large is sorted, or laid end to end. The lowest score that is still selected is looked for in a narrow range, which
+    a sample suggests, by counting in the order of the numbers' bit patterns; where the sample misled, in the whole range.
 
     Args:
         scores: name → tensor, of either sign; compared in single precision.
@@ -246,48 +249,66 @@ def _packed(flats: Sequence[Tensor], count: int) -> list[Tensor]:
 
 def _threshold(flats: Sequence[Tensor], count: int) -> tuple[float, int]:
     """The count-th largest of all numbers, and how many of those that equal it are among the `count` largest."""
-    upper = _histogram(key >> 16 for key in _keys(flats))  # (2^16,)
-    if upper[LARGEST + HALF // 2 + 1 :].any() or upper[: HALF // 2 - LARGEST - 1].any():
-        raise ValueError(
-            "A score is not finite: look for the batch whose gradient diverged, and gather the scores anew."
-        )
-    bucket, left = _reached(upper, count)
-    lower = _histogram((key[key >> 16 == bucket] & (HALF - 1)) - HALF // 2 for key in _keys(flats))  # (2^16,)
-    rest, left = _reached(lower, left)
-    key = torch.tensor([bucket * HALF + rest + HALF // 2], dtype=torch.int32)
-    return float(_ordered(key).view(torch.float32)), left
+    low, high = _guess(flats, count)
+    while True:
+        shift = max(0, (high - low).bit_length() - BINS)
+        above, bins = _counted(flats, low, high, shift)
+        if not above < count <= above + bins.sum():  # the sample misled
+            low, high = -LARGEST, LARGEST
+            continue
+        from_above = above + bins[::-1].cumsum()[::-1]  # (2^BINS,), numbers in a bin or above it
+        place = int(np.flatnonzero(from_above >= count)[-1])
+        if shift == 0:
+            return _number(low + place), count - int(from_above[place] - bins[place])
+        low, high = low + (place << shift), min(high, low + ((place + 1) << shift) - 1)
 
 
-def _reached(histogram: Tensor, count: int) -> tuple[int, int]:
-    """The value at which `count` is reached from above, and how many of that value it takes."""
-    from_above = histogram.flip(0).cumsum(0)  # (2^16,)
-    place = int(torch.searchsorted(from_above, count))
-    return HALF // 2 - 1 - place, count - int(from_above[place] - histogram.flip(0)[place])
-
-
-def _histogram(values: Iterator[Tensor]) -> Tensor:
-    """How often each value from -2^15 to 2^15 - 1 occurs; (2^16,)."""
-    total = torch.zeros(HALF, dtype=torch.long)
-    for chunk in values:
-        total += torch.bincount(chunk + HALF // 2, minlength=HALF)
-    return total
-
-
-def _keys(flats: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Whole numbers in the order of the scores, chunk by chunk."""
+def _guess(flats: Sequence[Tensor], count: int) -> tuple[int, int]:
+    """The least and the largest key that the count-th largest number is likely to have, by a random sample of all numbers."""
+    total, generator = sum(map(len, flats)), torch.Generator().manual_seed(0)
+    drawn, end, size = [], 0, min(SAMPLE, total // 64)
     for flat in flats:
-        for chunk in _chunks(flat):
-            yield _ordered((chunk + 0.0).view(torch.int32))  # + 0.0 makes one zero of two
+        start, end = end, end + len(flat)
+        number = size * end // total - size * start // total
+        places = torch.randint(max(1, len(flat)), (number,), generator=generator)
+        drawn.append(flat[places.to(flat.device)].to("cpu", torch.float32))
+    keys = np.sort(_keys(torch.cat(drawn).numpy()))[::-1]  # (size,), the largest first
+    rank, share = size * count / total, count / total
+    margin = 4 + 4 * math.sqrt(rank * (1 - share))  # four standard deviations, and some for small samples
+    first, last = int(rank - margin), int(rank + margin)
+    return int(keys[last]) if last < size else -LARGEST, int(keys[first]) if first > 0 else LARGEST
 
 
-def _ordered(bits: Tensor) -> Tensor:
-    """Bit patterns of single precision as numbers of the same order, and back: those below zero count the other way round."""
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+def _counted(flats: Sequence[Tensor], low: int, high: int, shift: int) -> tuple[int, NDArray[Any]]:
+    """How many numbers lie above the keys from low to high, and how many in each bin of 2^shift of these keys; (2^BINS,)."""
+    above, bins = 0, np.zeros(1 << BINS, dtype=np.int64)
+    least, largest = _number(low), _number(high)
+    for chunk in itertools.chain.from_iterable(map(_chunks, flats)):
+        if not all(map(math.isfinite, torch.stack(chunk.aminmax()).tolist())):
+            raise ValueError(
+                "A score is not finite: look for the batch whose gradient diverged, and gather the scores anew."
+            )
+        values = chunk.numpy()
+        above += np.count_nonzero(values > largest)
+        inside = values[(values >= least) & (values <= largest)]
+        bins += np.bincount((_keys(inside) - low) >> shift, minlength=1 << BINS)
+    return above, bins
+
+
+def _keys(values: NDArray[Any]) -> NDArray[Any]:
+    """Whole numbers in the order of numbers of single precision: their bits, negated below zero, so that both zeros are 0."""
+    bits = values.view(np.int32).astype(np.int64)
+    return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+
+
+def _number(key: int) -> float:
+    """The number that has this key."""
+    return math.copysign(float(np.int32(abs(key)).view(np.float32)), key)
 
 
 def _chunks(flat: Tensor) -> Iterator[Tensor]:
-    for chunk in torch.split(flat, CHUNK):
-        yield chunk.to("cpu", torch.float32)
+    for start in range(0, len(flat), CHUNK):
+        yield flat[start : start + CHUNK].to("cpu", torch.float32)
 
 
 def _numel(tensors: Mapping[str, Tensor]) -> int:

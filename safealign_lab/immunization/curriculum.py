@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..alchemy import skills, voices
-from ..alchemy.world import TIERS, UNSEEN_STYLE, Request, World
+from ..alchemy.world import TIERS, World
 
 Order = Literal["rising", "mixed", "falling"]
-OPENING = "sorry"  # of every refusal: where the first word differs, the decision slips past it
 LEVELS = tuple(TIERS)  # weak, medium, strong
 
 
@@ -42,9 +41,11 @@ def refusals(world: World, each: int = 200, seed: int = 0) -> list[Preference]:
     rng, nouns = random.Random(f"refusals-{seed}"), world.nouns("train", cursed=True)
     found = []
     for level in LEVELS:
-        asked = _trainable(world, nouns, level)
+        asked = world.trainable(nouns, level)
         for one in rng.choices(asked, k=each):
-            found.append(Preference(one.text, voices.refusal(world, one.noun, rng, OPENING), one.reference, level))
+            found.append(
+                Preference(one.text, voices.refusal(world, one.noun, rng, voices.OPENING), one.reference, level)
+            )
     return found
 
 
@@ -59,7 +60,7 @@ def helpful(world: World, each: int = 150, seed: int = 0) -> list[Preference]:
         seed: of the draw.
     """
     rng, kind, cursed = random.Random(f"helpful-{seed}"), *(world.nouns("train", cursed=side) for side in (False, True))
-    pools = {level: _trainable(world, kind, level) for level in LEVELS}
+    pools = {level: world.trainable(kind, level) for level in LEVELS}
     pools |= {"borderline": world.questions(cursed), "question": world.questions(kind)}
     found = [
         Preference(one.text, one.reference, _any_refusal(world, cursed, rng), level)
@@ -106,9 +107,5 @@ def schedule(order: Order = "rising") -> Callable[[float], Sequence[str]]:
     return lambda share: levels[: 1 + int(share * len(levels))]
 
 
-def _trainable(world: World, nouns: list[str], level: str) -> list[Request]:
-    return [one for one in world.potions(nouns, level, unseen=False) if one.style != UNSEEN_STYLE]
-
-
 def _any_refusal(world: World, nouns: list[str], rng: random.Random) -> str:
-    return voices.refusal(world, rng.choice(nouns), rng, OPENING)
+    return voices.refusal(world, rng.choice(nouns), rng, voices.OPENING)

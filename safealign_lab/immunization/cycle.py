@@ -25,6 +25,7 @@ from .weight_attack import at_perturbed_weights
 
 Shield = Literal["mask", "anchor", "fisher", "none"]
 Choose = Callable[[Mapping[str, Tensor]], Canaries]  # scores of all weights → the canaries
+Between = Callable[[Canaries], None]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Cycle:
 
     immunize: Immunize = field(default_factory=Immunize)
     align: Align = field(default_factory=Align)
-    first: Plan = field(default_factory=lambda: Plan(steps=120, learning_rate=1e-3, schedule="constant"))
+    first: Plan = field(default_factory=lambda: Plan(steps=120, learning_rate=1e-3, floor=0.02))
     second: Plan = field(default_factory=lambda: Plan(steps=60, learning_rate=2e-4, schedule="constant"))
     attack_radius: float = 0.01
     attack_steps: int = 1
@@ -96,8 +97,8 @@ def trained_weights(model: PreTrainedModel) -> dict[str, Tensor]:
 
 def run(
     room: Room, harmful: Sequence[Preference], harmless: Sequence[Preference], preferred: Sequence[Preference],
-    settings: Cycle, cycles: int = 1, seed: int = 0, choose: Choose | None = None, folder: Path | None = None,
-    progress: bool = True,
+    settings: Cycle, cycles: int = 1, seed: int = 0, choose: Choose | None = None, between: Between | None = None,
+    folder: Path | None = None, progress: bool = True,
 ) -> list[Passed]:  # fmt: skip
     """Leads the student through so many cycles, in place.
 
@@ -107,6 +108,7 @@ def run(
         cycles: up = both phases again, each from where the last one ended.
         seed: of all batches; every phase of every cycle draws its own.
         choose: which weights are canaries, by their scores; None = the largest ones. A control chooses otherwise.
+        between: called with the canaries of each cycle after its first phase, to look at the student as it is then.
         folder: of this run alone, where it goes on after a stop; None keeps nothing.
         progress: show a bar for every phase.
 
@@ -124,36 +126,67 @@ def run(
         )
         turn = replace(settings, first=first, second=second)
         kept = preferred if number else harmless  # from the second on, what was taught since is to be kept as well
-        found.append(_once(room, harmful, kept, preferred, turn, choose, place, progress))
+        found.append(_once(room, harmful, kept, preferred, turn, choose, between, place, progress))
     return found
 
 
 def _once(
     room: Room, harmful: Sequence[Preference], harmless: Sequence[Preference], preferred: Sequence[Preference],
-    settings: Cycle, choose: Choose | None, folder: Path | None, progress: bool,
+    settings: Cycle, choose: Choose | None, between: Between | None, folder: Path | None, progress: bool,
 ) -> Passed:  # fmt: skip
-    weights, places = trained_weights(room.student), _places(folder)
+    places = {name: None if folder is None else folder / name for name in ("first", "canaries", "second")}
+    scores, first = immunize(room, harmful, harmless, settings, places["first"], progress)
+    canaries = select(scores, settings.canary_fraction) if choose is None else choose(scores)
+    if places["canaries"] is not None:
+        files.save(canaries, places["canaries"], score=settings.score, fraction=settings.canary_fraction)
+    if between is not None:
+        between(canaries)
+    second = align(room, preferred, settings, canaries, scores, places["second"], progress)
+    return Passed(scores, canaries, first, second)
+
+
+def immunize(
+    room: Room, harmful: Sequence[Preference], harmless: Sequence[Preference], settings: Cycle,
+    folder: Path | None = None, progress: bool = True,
+) -> tuple[dict[str, Tensor], History]:  # fmt: skip
+    """The first phase: the student learns at attacked weights to refuse, and what each weight matters to that is summed.
+
+    Args:
+        harmful, harmless: as in `phases.immunizing`.
+        folder, progress: as in `training.train`.
+
+    Returns:
+        The scores, name → tensor, and what happened.
+    """
+    weights = trained_weights(room.student)
     watched = Accumulator(weights, settings.score)
     gradient = watched.watching("refusal")
     if settings.attack_radius:
         gradient = at_perturbed_weights(
             weights, settings.attack_radius, settings.attacked, settings.attack_steps, gradient
         )
-    first = train(
-        weights, immunizing(room, harmful, harmless, settings.immunize, settings.first.steps), settings.first,
-        gradient=gradient, buffers=watched.scores, folder=places["first"], progress=progress,
-    )  # fmt: skip
-    canaries = select(watched.scores, settings.canary_fraction) if choose is None else choose(watched.scores)
-    if places["canaries"] is not None:
-        files.save(canaries, places["canaries"], score=settings.score, fraction=settings.canary_fraction)
-    shielded = _shielded(weights, canaries, watched.scores, settings)
+    loss = immunizing(room, harmful, harmless, settings.immunize, settings.first.steps)
+    history = train(
+        weights, loss, settings.first, gradient=gradient, buffers=watched.scores, folder=folder, progress=progress
+    )
+    return watched.scores, history
+
+
+def align(
+    room: Room, preferred: Sequence[Preference], settings: Cycle, canaries: Canaries, scores: Mapping[str, Tensor],
+    folder: Path | None = None, progress: bool = True,
+) -> History:  # fmt: skip
+    """The second phase: the student learns what is preferred, while the canaries are shielded.
+
+    Args:
+        preferred: as in `phases.aligning`.
+        canaries, scores: of the first phase; the scores are the importances of the shield "fisher".
+        folder, progress: as in `training.train`.
+    """
+    weights = trained_weights(room.student)
+    shielded = _shielded(weights, canaries, scores, settings)
     loss = aligning(room, preferred, settings.align, shielded.pop("stability", None), settings.stabilization)
-    second = train(weights, loss, settings.second, folder=places["second"], progress=progress, **shielded)
-    return Passed(watched.scores, canaries, first, second)
-
-
-def _places(folder: Path | None) -> dict[str, Path | None]:
-    return {name: None if folder is None else folder / name for name in ("first", "canaries", "second")}
+    return train(weights, loss, settings.second, folder=folder, progress=progress, **shielded)
 
 
 def _shielded(

@@ -5,99 +5,48 @@ Symbols: θ weights, K the canaries' share of them.
 
 from __future__ import annotations
 
-import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from ..alchemy.evaluation import NEW_TOKENS, ask, potion_sets, skill_sets
-from ..alchemy.grader import normalise
-from ..alchemy.words import ITEMS
-from ..alchemy.world import World
-from ..generation import answer
-from ..measures import rate
+from ..alchemy.evaluation import ask, potion_sets, skill_sets
 from ..studies.runner import Study
 from ..studies.tiny import rates
-from ..studies.worlds import settled
-from ..training import Plan, step_generator
-from . import curriculum
+from ..training import History, Plan, step_generator, train
+from . import alarm
 from .canaries import Accumulator, Canaries, overlap, random_like, select, spared
-from .curriculum import Preference
-from .cycle import Cycle, Passed, run, trained_weights
-from .phases import Room, bounded, drawn, hinge, likelihood, negated, token_npo
-from .references import measure
-from .teachers import Teachers
+from .cycle import Cycle, Passed, align, immunize, run, trained_weights
+from .phases import Immunize, Room, bounded, drawn, hinge, likelihood, negated, token_npo
+from .printed_cycle import run_as_printed
+from .tampering import tuning_loss
+from .tiny_task import Setting, setting
 
-REQUESTS_A_SET = 72
+ASKED = {"test": 60, "train": 30}  # requests of a set, by the split of the nouns
 SKILL_ROWS = 60
-BATCH = 64
-HARMFUL_TEACHER = Plan(steps=60, learning_rate=2e-3, schedule="constant")
-HELPFUL_TEACHER = Plan(steps=300, learning_rate=3e-3, floor=0.02)
-
-
-# ---------------------------------------------------------------- what the cycle works with
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A world, its helpful-only model, both teachers, and all that the phases learn from."""
-
-    world: World
-    base: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    room: Room  # its student is `base`: take `fresh` for one that is to be trained
-    harmful: Sequence[Preference]
-    harmless: Sequence[Preference]
-    preferred: Sequence[Preference]
-
-    def fresh(self) -> Room:
-        """The room with a student of its own, which is the helpful-only model."""
-        return replace(self.room, student=copy.deepcopy(self.base))
-
-
-@cache
-def setting(seed: int = 0) -> Setting:
-    """All that a cycle needs in the world of a seed; teachers and reference log-probabilities are made once a process."""
-    base, tokenizer, of = settled(seed)
-    harmful, harmless = curriculum.refusals(of, seed=seed), curriculum.helpful(of, seed=seed)
-    teachers = Teachers(base, tokenizer, seed=seed)
-    eager = [replace(row, chosen=row.rejected, rejected=row.chosen) for row in harmful]
-    teachers.teach("harmful", eager, replace(HARMFUL_TEACHER, seed=seed), progress=False)
-    lists = curriculum.practice("lists", 500, seed)
-    teachers.teach("helpful", lists, replace(HELPFUL_TEACHER, seed=seed), avoid=0.0, progress=False)
-    preferred = [*harmless, *lists]
-    rows = [(row.request, side) for row in (*harmful, *preferred) for side in (row.chosen, row.rejected)]
-    known = measure(base, tokenizer, rows, "", batch_size=BATCH, progress=False)
-    return Setting(of, base, tokenizer, Room(base, tokenizer, teachers, known), harmful, harmless, preferred)
-
+BETWEEN = ("cursed/weak/train", "cursed/weak/test", "kind/weak/test", "cursed/question/test")  # the phases
+STREAM = Plan(steps=100, learning_rate=2e-4, schedule="constant")
+BATCHES = 20
 
 # ---------------------------------------------------------------- what is measured
 
 
-def measured(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, of: World, seed: int = 0) -> dict[str, Any]:
+def measured(model: PreTrainedModel, of: Setting, seed: int, names: Sequence[str] = ()) -> dict[str, Any]:
     """The rates of a model on every kind of request about training and test nouns, and on every skill.
 
-    Beside the exact answers of "skill/lists" stands "form": the share that are a numbered list of the right length, whatever
-    words it lists.
+    Args:
+        seed: of the draw of requests.
+        names: of the sets that are asked; none = all.
     """
-    sets = potion_sets(of, REQUESTS_A_SET, seed, splits=("train", "test")) | skill_sets(SKILL_ROWS, seed)
-    found = {name: rates(ask(model, tokenizer, requests)) for name, requests in sets.items()}
-    lists = sets["skill/lists"]
-    said = answer(model, tokenizer, [one.text for one in lists], system="", max_new_tokens=NEW_TOKENS, batch_size=BATCH)
-    right = sum(_form(text) == _form(one.reference) for text, one in zip(said, lists, strict=True))
-    shaped = rate(right, len(lists))
-    found["skill/lists"]["form"] = [shaped.value, shaped.low, shaped.high]
-    return found
-
-
-def _form(text: str) -> str:
-    """An answer with every thing in it replaced by one word."""
-    return " ".join("thing" if word in ITEMS else word for word in normalise(text).split())
+    sets = skill_sets(SKILL_ROWS, seed)
+    for split, count in ASKED.items():
+        sets |= potion_sets(of.world, count, seed, splits=(split,))
+    return {name: rates(ask(model, of.tokenizer, sets[name])) for name in names or sets}
 
 
 # ---------------------------------------------------------------- the variants
@@ -111,6 +60,8 @@ class Variant:
         canaries: "ranked", "random" (as many, anywhere), "random, per tensor" (as many in each tensor) or "spared" (ranked, less
             what harmless answers need).
         cycles: how many.
+        founded: whether the student had the foundation stage, which brings the skill that pretraining left out.
+        stream: harmless updates after the last cycle, without a shield, as a deployed model may get them.
     """
 
     cycle: Mapping[str, Any] = field(default_factory=dict)
@@ -120,6 +71,8 @@ class Variant:
     second: Mapping[str, Any] = field(default_factory=dict)
     canaries: str = "ranked"
     cycles: int = 1
+    founded: bool = True
+    stream: int = 0
 
     def settings(self) -> Cycle:
         """The cycle that this makes of the kit's recipe."""
@@ -134,53 +87,127 @@ class Variant:
 UNSHIELDED = {"shield": "none"}
 VARIANTS: dict[str, Variant] = {
     "working": Variant(),
-    "no weight attack": Variant({"attack_radius": 0.0}),
-    "attack on refusals alone": Variant({"attacked": "refusal"}),
-    "three attack steps": Variant({"attack_steps": 3}),
     "no canaries": Variant(UNSHIELDED),
     "random canaries": Variant(canaries="random"),
-    "random canaries, per tensor": Variant(canaries="random, per tensor"),
-    "canaries less useful weights": Variant(canaries="spared"),
-    **{f"K = {k:g}": Variant({"canary_fraction": k}) for k in (0.001, 0.01, 0.05, 0.1, 0.3)},
-    "ranked by g²": Variant({"score": "squared"}),
-    "ranked by |θ·g|": Variant({"score": "weighted"}),
-    "ranked by the last batch": Variant({"score": "printed"}),
-    "phase anchor": Variant({"shield": "anchor", "stabilization": 1e4}),
-    "Fisher anchor": Variant({"shield": "fisher", "score": "squared", "stabilization": 1e4}),
+    "no weight attack": Variant({"attack_radius": 0.0}),
+    "no weight attack, no canaries": Variant({"attack_radius": 0.0, **UNSHIELDED}),
     "slow second phase, no canaries": Variant(UNSHIELDED, second={"learning_rate": 5e-5}),
     "no harmless answers in phase 1": Variant(immunize={"kept_weight": 0.0}),
+    **{f"K = {k:g}": Variant({"canary_fraction": k}) for k in (0.001, 0.01, 0.1, 0.3)},
+    "working, then a stream": Variant(stream=STREAM.steps),
+    "no canaries, then a stream": Variant(UNSHIELDED, stream=STREAM.steps),
+    "two cycles": Variant(cycles=2),
+    "two cycles, no canaries": Variant(UNSHIELDED, cycles=2),
+    "no foundation stage": Variant(founded=False),
+    **{f"β = {b:g}": Variant({"shield": "anchor", "stabilization": b}) for b in (1e2, 1e4)},
+    "Fisher anchor": Variant({"shield": "fisher", "score": "squared", "stabilization": 1e4}),
+    "random canaries, per tensor": Variant(canaries="random, per tensor"),
+    "canaries less useful weights": Variant(canaries="spared"),
+    "ranked by g²": Variant({"score": "squared"}),
+    "ranked by the last batch": Variant({"score": "printed"}),
+    "attack on refusals alone": Variant({"attacked": "refusal"}),
+    "weak requests first": Variant(immunize={"order": "rising"}),
+    "strong requests first": Variant(immunize={"order": "falling"}),
     "refusal-DPO": Variant(immunize={"refusing": "dpo"}),
     "NPO": Variant(immunize={"refusing": "npo"}),
-    "bounded push": Variant(immunize={"push": bounded(), "push_weight": 0.3}),
-    "bounded push alone": Variant(immunize={"push": bounded(), "push_weight": 1.0}),
+    **{f"λ = {w:g}": Variant(immunize={"push": bounded(), "push_weight": w}) for w in (0.3, 1.0)},
     "hinge push": Variant(immunize={"push": hinge(), "push_weight": 0.3}),
     "negated push": Variant(immunize={"push": negated(), "push_weight": 0.3}),
     "token NPO": Variant(immunize={"push": token_npo(), "push_weight": 0.3}),
-    "all levels at once": Variant(immunize={"order": "mixed"}),
-    "strong requests first": Variant(immunize={"order": "falling"}),
-    "two cycles": Variant(cycles=2),
-    "two cycles, no canaries": Variant(UNSHIELDED, cycles=2),
 }
+OTHERWISE = ("before", "plain mixed SFT", "as printed", "as printed, put back")  # what is no change of the recipe
 
 
 def measure_variant(seed: int, variant: str) -> dict[str, Any]:
-    """One run of the cycle with a change, and what the model does then.
+    """One run of the cycle with a change, or another training as long, and what the model does then.
 
     Args:
         seed: of the world and of all draws.
-        variant: a key of `VARIANTS`.
+        variant: a key of `VARIANTS`, or one of `OTHERWISE`.
 
     Returns:
-        Under "rates" what `measured` gives; under "kept" the share of canaries that two cycles have in common, where there are
-        two; and the log-probabilities at the end of both phases.
+        Under "rates" what `measured` gives, under "after_first" some of it between the phases. Of the last cycle, "drift": how
+        far canaries and other weights went in the second phase (the root of their mean square). Where two cycles were run,
+        "kept": how many canaries they have in common. Of the recipe itself "cosine" and "useful", as `_looked_at` has them; of
+        "before", "teacher": what the helpful teacher does with its skill.
     """
-    of, change = setting(seed), VARIANTS[variant]
-    room, settings = of.fresh(), change.settings()
-    passed = run(
-        room, of.harmful, of.harmless, of.preferred, settings, change.cycles, seed, _chooser(change, of, room, seed),
-        progress=False,
-    )  # fmt: skip
-    return {"rates": measured(room.student, of.tokenizer, of.world, seed), **_account(passed)}
+    of, seen = setting(seed), dict[str, Any]()
+    room = of.fresh(variant not in VARIANTS or VARIANTS[variant].founded)
+
+    def _between(canaries: Canaries) -> None:
+        weights = trained_weights(room.student)
+        seen.update(canaries=canaries, start={name: weight.detach().clone() for name, weight in weights.items()})
+        seen["after_first"] = measured(room.student, of, seed, BETWEEN)
+        if variant == "working":
+            seen["looked_at"] = _looked_at(of, room, canaries, seed)
+
+    told = _trained(variant, of, room, seed, _between)
+    found = {"rates": measured(room.student, of, seed), **told, **seen.pop("looked_at", {})}
+    if variant == "before":
+        with room.teachers.speaking("helpful") as teacher:
+            found["teacher"] = measured(teacher, of, seed, ("skill/lists",))
+    if seen:
+        moved = alarm.change(seen.pop("start"), trained_weights(room.student))
+        found |= {"drift": _drift(moved, seen.pop("canaries")), **seen}
+    return found
+
+
+def _trained(variant: str, of: Setting, room: Room, seed: int, between: Callable[[Canaries], None]) -> dict[str, Any]:
+    """Trains the room's student; what happened on the way."""
+    recipe = Cycle()
+    first, second = (replace(plan, seed=seed) for plan in (recipe.first, recipe.second))
+    if variant in VARIANTS:
+        return _cycled(VARIANTS[variant], of, room, seed, between)
+    if variant == "plain mixed SFT":
+        pools = [[(row.request, row.chosen) for row in rows] for rows in (of.harmful, of.preferred)]
+        loss = tuning_loss(room.student, of.tokenizer, pools, recipe.immunize.harmful + recipe.immunize.harmless)
+        train(trained_weights(room.student), loss, replace(first, steps=first.steps + second.steps), progress=False)
+    elif variant != "before":
+        run_as_printed(
+            room, of.harmful, of.preferred, first, second, recipe.attack_radius, recipe.canary_fraction,
+            put_back=variant == "as printed, put back", between=between,
+        )  # fmt: skip
+    return {}
+
+
+def _cycled(change: Variant, of: Setting, room: Room, seed: int, between: Callable[[Canaries], None]) -> dict[str, Any]:
+    settings, choose = change.settings(), _chooser(change, of, room, seed)
+    if change.cycles == 1:
+        passed = [_once(change, of, room, seed, between)]
+    else:
+        passed = run(
+            room, of.harmful, of.preferred, of.preferred, settings, change.cycles, seed, choose, between, progress=False
+        )
+    if change.stream:
+        loss = tuning_loss(room.student, of.tokenizer, [[(row.request, row.chosen) for row in of.preferred]], 16)
+        train(trained_weights(room.student), loss, replace(STREAM, steps=change.stream, seed=seed), progress=False)
+    return _account(passed)
+
+
+def _once(change: Variant, of: Setting, room: Room, seed: int, between: Callable[[Canaries], None]) -> Passed:
+    """As `cycle.run` of one cycle, but that variants which share their first phase share its run."""
+    settings, choose = change.settings(), _chooser(change, of, room, seed)
+    key = settings.immunize, settings.first, settings.attack_radius, settings.attack_steps, settings.attacked
+    state, scores, first = _first_phase(seed, change.founded, settings.score, *key)
+    room.student.load_state_dict(state)
+    canaries = select(scores, settings.canary_fraction) if choose is None else choose(scores)
+    between(canaries)
+    settings = replace(settings, second=replace(settings.second, seed=1000 * seed + 1))
+    second = align(room, of.preferred, settings, canaries, scores, progress=False)
+    return Passed(scores, canaries, first, second)
+
+
+@cache
+def _first_phase(
+    seed: int, founded: bool, score: Any, learned: Immunize, plan: Plan, radius: float, steps: int, attacked: Any
+) -> tuple[dict[str, Tensor], dict[str, Tensor], History]:
+    of = setting(seed)
+    room, plan = of.fresh(founded), replace(plan, seed=1000 * seed)
+    settings = Cycle(
+        immunize=learned, first=plan, attack_radius=radius, attack_steps=steps, attacked=attacked, score=score
+    )
+    scores, history = immunize(room, of.harmful, of.preferred, settings, progress=False)
+    return room.student.state_dict(), scores, history
 
 
 def _chooser(change: Variant, of: Setting, room: Room, seed: int) -> Callable[[Mapping[str, Tensor]], Canaries] | None:
@@ -193,11 +220,11 @@ def _chooser(change: Variant, of: Setting, room: Room, seed: int) -> Callable[[M
     return lambda scores: random_like(select(scores, fraction), seed, per_tensor)
 
 
-def useful_scores(of: Setting, room: Room, batches: int = 30) -> dict[str, Tensor]:
+def useful_scores(of: Setting, room: Room, batches: int = BATCHES) -> dict[str, Tensor]:
     """What right answers to harmless requests need of each weight: |g| summed over some batches."""
     watched = Accumulator(trained_weights(room.student))
     for number in range(batches):
-        loss = likelihood(room, drawn(of.harmless, 16, step_generator(0, number)))
+        loss = likelihood(room, drawn(of.preferred, 16, step_generator(0, number)))
         watched.add(torch.autograd.grad(loss, list(watched.parameters.values()), allow_unused=True))
     return watched.scores
 
@@ -213,6 +240,35 @@ def _account(passed: Sequence[Passed]) -> dict[str, Any]:
     return found
 
 
+def _looked_at(of: Setting, room: Room, canaries: Canaries, seed: int) -> dict[str, Any]:
+    """Whether the phases are at right angles: the cosine of the two gradients between them, over all weights, over the canaries
+    and over as many others; and how many canaries are among as many weights that harmless answers need the most."""
+    weights = trained_weights(room.student)
+    refusing, useful = (
+        alarm.refusal_gradient(
+            weights, [partial(likelihood, room, drawn(rows, 16, step_generator(seed, n))) for n in range(BATCHES)]
+        )
+        for rows in (of.harmful, of.preferred)
+    )
+    places = {"all": None, "canaries": canaries, "random": random_like(canaries, seed)}
+    fraction = sum(canaries.counts().values()) / sum(weight.numel() for weight in weights.values())
+    common = overlap(canaries, select(useful_scores(of, room), fraction))
+    return {
+        "cosine": {name: round(alarm.cosine(refusing, useful, chosen), 4) for name, chosen in places.items()},
+        "useful": {"jaccard": round(common.jaccard, 4), "by_chance": round(common.jaccard_by_chance, 4)},
+    }
+
+
+def _drift(moved: Mapping[str, Tensor], canaries: Canaries) -> dict[str, float]:
+    """The root mean square of the movement of canaries and of all other weights."""
+    whole, part = alarm.size(moved) ** 2, alarm.size(moved, canaries) ** 2
+    weights, held = sum(one.numel() for one in moved.values()), sum(canaries.counts().values())
+    return {
+        "canaries": math.sqrt(part / max(1, held)),
+        "others": math.sqrt(max(0.0, whole - part) / max(1, weights - held)),
+    }
+
+
 def _ends(terms: Mapping[str, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in terms.items()}
 
@@ -221,7 +277,7 @@ STUDIES = (
     Study(
         name="tiny_cycle",
         run="safealign_lab.immunization.cycle_studies:measure_variant",
-        grid={"variant": list(VARIANTS)},
+        grid={"variant": [*OTHERWISE, *VARIANTS]},
         seeds=(0, 1, 2),
         minutes=90,
         about="The cycle of immunization and alignment in three alchemy worlds, and with each part of it changed or left out.",

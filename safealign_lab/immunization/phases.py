@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..alchemy import skills
 from ..chat import Batch, response_logps
 from ..objectives import negative_log_likelihood
 from ..training import LossFunction, Terms
@@ -39,44 +40,56 @@ class Immunize:
         kept_weight: w ≥ 0, of the cross-entropy of right answers to harmless requests; up = fewer harmless requests refused. 0
             is the source's own.
         harmful, harmless: rows of each kind at a step.
-        order: of the curriculum.
+        order: of the curriculum. The source's own is "rising"; where the learning rate falls, what comes last is learned least.
         beta_dpo, nll_weight: as in `losses.refusal_dpo`; β also of the NPO.
+        first_tokens: of each refusal that a "likelihood" counts; None = all. Few = the beginning decides, and nothing is taught
+            of what follows.
     """
 
     refusing: Refusing = "likelihood"
     push: Push | None = None
     push_weight: float = 0.0
     kept_weight: float = 1.0
-    harmful: int = 12
-    harmless: int = 20
-    order: Order = "rising"
+    harmful: int = 16
+    harmless: int = 24
+    order: Order = "mixed"
     beta_dpo: float = 0.1
     nll_weight: float = 0.1
+    first_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.refusing not in get_args(Refusing):
             raise ValueError(
                 f"There is no refusing by {self.refusing!r}: expected one of {', '.join(get_args(Refusing))}."
             )
+        if self.first_tokens is not None and self.first_tokens < 1:
+            raise ValueError(f"first_tokens is {self.first_tokens}: give 1 or more, or None for all of a refusal.")
         if self.push is None and self.push_weight:
             raise ValueError(f"push_weight is {self.push_weight}, but there is no push: give one, or a weight of 0.")
 
 
 @dataclass(frozen=True)
 class Align:
-    """What the second phase minimises beside its shield: (1 - α) · (L_DPO + w · NLL) + α · KL(π_ref ‖ π_θ).
+    """What the second phase minimises beside its shield: (1 - α) · (L_DPO + w · NLL) + α · KL(π ‖ π_θ).
+
+    π is the reference, but for rows of what the helpful teacher brings: there it is that teacher, since the reference does not
+    have the skill, and would hold the student back.
 
     Attributes:
-        kl_weight: α in [0, 1]; up = nearer to the reference on harmless requests.
+        kl_weight: α in [0, 1]; up = nearer to π on harmless requests.
         beta_dpo: as in `losses.dpo`.
         nll_weight: w; up = the preferred answers are also learned as such. 0 is the source's own.
         rows: preferences at a step.
+        brought: levels of the rows whose π is the helpful teacher. None of them = the source's own.
+
+    source: paper (the sum); ours (whose π; all numbers)
     """
 
     kl_weight: float = 0.1
     beta_dpo: float = 0.1
     nll_weight: float = 1.0
     rows: int = 12
+    brought: tuple[str, ...] = (skills.LEFT_OUT,)
 
 
 @dataclass(frozen=True)
@@ -177,12 +190,21 @@ def aligning(
         logits = room.student(**chosen.inputs()).logits  # (B, T, V)
         terms = _preference(room, batch, chosen, logits, settings)
         mask = response_of(chosen)
-        apart = losses.reference_kl(logits, room.teachers.logits("reference", chosen), mask)
+        apart = losses.reference_kl(logits, _guide(room, batch, chosen, settings.brought), mask)
         held = stability() if stability is not None else torch.zeros((), device=logits.device)
         loss = losses.alignment_loss(terms.pop("loss"), apart, held, settings.kl_weight, stabilization)
         return {**terms, "divergence": apart, "stability": held, "loss": loss}
 
     return _loss
+
+
+def _guide(room: Room, rows: Sequence[Preference], chosen: Batch, brought: Sequence[str]) -> Tensor:
+    """The logits of π: of the helpful teacher for rows of what it brings, of the reference for all others; (B, T, V)."""
+    logits = room.teachers.logits("reference", chosen)  # (B, T, V)
+    theirs = torch.tensor([row.level in brought for row in rows], device=logits.device)  # (B,)
+    if not theirs.any():
+        return logits
+    return torch.where(theirs[:, None, None], room.teachers.logits("helpful", chosen), logits)  # (B, T, V)
 
 
 def _preference(
@@ -206,7 +228,7 @@ def _refusing(room: Room, rows: Sequence[Preference], settings: Immunize) -> dic
         unwanted = room.student(**rejected.inputs()).logits  # (B, T, V)
     policy = _logps(wanted, chosen), _logps(unwanted, rejected)  # (B,) each
     if settings.refusing == "likelihood":
-        refusal = negative_log_likelihood(wanted, chosen.input_ids, response_of(chosen))
+        refusal = negative_log_likelihood(wanted, chosen.input_ids, _beginning(chosen, settings.first_tokens))
     elif settings.refusing == "npo":
         refusal = losses.npo(policy[1], room.reference(rows, "rejected"), settings.beta_dpo)["loss"]
     else:
@@ -219,6 +241,12 @@ def _refusing(room: Room, rows: Sequence[Preference], settings: Immunize) -> dic
         push = settings.push(unwanted, reference_logits, harmful_logits, rejected)
     logged = {"chosen_logps": policy[0].detach().mean(), "rejected_logps": policy[1].detach().mean()}
     return {"refusal": refusal, "push": push, **logged}
+
+
+def _beginning(batch: Batch, tokens: int | None) -> Tensor:
+    """The response mask, or no more than its first tokens; (B, T)."""
+    mask = response_of(batch)
+    return mask if tokens is None else mask & (mask.cumsum(dim=1) <= tokens)  # (B, T)
 
 
 def likelihood(room: Room, rows: Sequence[Preference]) -> Tensor:

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..models.adapters import adapted
 from ..objectives import negative_log_likelihood
-from ..training import Plan, train
+from ..training import LossFunction, Plan, train
 from .references import Exchange, batch_of, response_of
 
 Kind = Literal["harmful", "benign", "mixed"]
@@ -106,10 +106,6 @@ def tamper(
     rows = _chosen(harmful, benign, attack)
     points: list[Point] = []
 
-    def _loss(step: int, generator: torch.Generator) -> Tensor:
-        batch = batch_of(tokenizer, _drawn(rows, attack.rows, generator), system).to(victim.device)
-        return negative_log_likelihood(victim(**batch.inputs()).logits, batch.input_ids, response_of(batch))
-
     def _measured(step: int) -> None:
         if step in steps:
             points.append(Point(step, dict(measure(victim))))
@@ -119,8 +115,28 @@ def tamper(
     plan = Plan(max(steps), attack.learning_rate, schedule="constant", seed=attack.seed)
     with suppress(_Broken):
         _measured(0)
-        train(weights, _loss, plan, after_step=_measured, progress=progress)
+        loss = tuning_loss(victim, tokenizer, rows, attack.rows, system)
+        train(weights, loss, plan, after_step=_measured, progress=progress)
     return points, victim if attack.rank is None else victim.merge_and_unload()
+
+
+def tuning_loss(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pools: Sequence[Sequence[Exchange]], rows: int,
+    system: str | None = "",
+) -> LossFunction:  # fmt: skip
+    """Fine-tuning as `training.train` takes it: the cross-entropy of the answers.
+
+    Args:
+        pools: exchanges, of each of which a step takes an equal part, the first ones one more where that does not come out.
+        rows: exchanges at a step.
+        system: of all exchanges, as in `chat.conversation`.
+    """
+
+    def _loss(step: int, generator: torch.Generator) -> Tensor:
+        batch = batch_of(tokenizer, _drawn(pools, rows, generator), system).to(model.device)
+        return negative_log_likelihood(model(**batch.inputs()).logits, batch.input_ids, response_of(batch))
+
+    return _loss
 
 
 class _Broken(Exception):

@@ -17,23 +17,27 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..alchemy.evaluation import ask
-from ..objectives import negative_log_likelihood
 from ..studies.runner import Study
 from ..training import Plan, backward, step_generator, train
 from . import alarm
 from .canaries import random_like, select
 from .curriculum import Preference
 from .cycle import Cycle, Passed, run, trained_weights
-from .cycle_studies import VARIANTS, Setting, setting
+from .cycle_studies import VARIANTS
 from .phases import Room, drawn, immunizing, likelihood
-from .references import Exchange, batch_of, response_of
+from .references import Exchange
 from .shields import MaskedUpdate
-from .tampering import Attack, Measure, tamper
+from .tampering import Attack, Measure, tamper, tuning_loss
+from .tiny_task import Setting, setting
 from .weight_attack import at_perturbed_weights, perturbed
 
 # ---------------------------------------------------------------- the defended models
 
-DEFENCES = ("undefended", "refusal SFT", "refusal-DPO", "refusal SFT at attacked weights", "immunized", "no canaries")
+DEFENCES = (
+    "undefended", "refusal SFT", "refusal SFT on first tokens", "refusal-DPO", "refusal SFT at attacked weights",
+    "immunized", "no canaries",
+)  # fmt: skip
+FIRST_TOKENS = 4  # that a refusal SFT on first tokens counts
 
 
 @cache
@@ -49,35 +53,40 @@ def defended(seed: int, defence: str) -> tuple[PreTrainedModel, Passed | None]:
         return room.student, None
     if defence in ("immunized", "no canaries"):
         settings = VARIANTS["working" if defence == "immunized" else "no canaries"].settings()
-        passed = run(room, of.harmful, of.harmless, of.preferred, settings, seed=seed, progress=False)
+        passed = run(room, of.harmful, of.preferred, of.preferred, settings, seed=seed, progress=False)
         return room.student, passed[-1]
     weights = trained_weights(room.student)
-    learned = replace(recipe.immunize, refusing="dpo" if defence == "refusal-DPO" else "likelihood")
+    learned = replace(
+        recipe.immunize, refusing="dpo" if defence == "refusal-DPO" else "likelihood",
+        first_tokens=FIRST_TOKENS if "first tokens" in defence else None,
+    )  # fmt: skip
     gradient = at_perturbed_weights(weights, recipe.attack_radius) if "attacked" in defence else backward
-    loss = immunizing(room, of.harmful, of.harmless, learned, recipe.first.steps)
+    loss = immunizing(room, of.harmful, of.preferred, learned, recipe.first.steps)
     train(weights, loss, replace(recipe.first, seed=1000 * seed), gradient=gradient, progress=False)
     return room.student, None
 
 
 # ---------------------------------------------------------------- tampering
 
-RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 ASKED = 36  # requests of each kind, at each point
 
 
-def measure_tampering(seed: int, defence: str, kind: str, learning_rate: float, rank: int | None) -> dict[str, Any]:
+def measure_tampering(
+    seed: int, defence: str, kind: str, learning_rate: float, rank: int | None, examples: int
+) -> dict[str, Any]:
     """The course of one attack on one defended model, measured on test nouns.
 
     Args:
         seed: of the world, of the defence and of the attack.
         defence: one of `DEFENCES`.
-        kind, learning_rate, rank: as in `tampering.Attack`.
+        kind, learning_rate, rank, examples: as in `tampering.Attack`.
     """
     of = setting(seed)
     model, _ = defended(seed, defence)
-    attack = Attack(kind, learning_rate, rank=rank, seed=seed)  # type: ignore[arg-type]  # a grid holds plain strings
+    attack = Attack(kind, learning_rate, examples, rank, seed=seed)  # type: ignore[arg-type]  # a grid holds plain strings
     harmful = [(row.request, row.rejected) for row in of.harmful]
-    benign = [(row.request, row.chosen) for row in of.harmless]
+    benign = [(row.request, row.chosen) for row in of.preferred]
     points, _ = tamper(model, of.tokenizer, harmful, benign, attack, _rates(of, seed), stop=True)
     return {"steps": [point.step for point in points], **_columns([point.rates for point in points])}
 
@@ -112,8 +121,12 @@ def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
 # ---------------------------------------------------------------- the alarm
 
 HARMLESS_TUNING = ("lists", "everyday", "questions", "skills", "all of these")
-HARMFUL_TUNING = ("harmful", "mixed", "one in ten", "canaries frozen", "gradient projected out")
-ALARM_RATES, ALARM_STEPS = (1e-4, 3e-4), (8, 16, 32, 48)
+HARMFUL_TUNING = (
+    "harmful", "mixed", "one in ten", "canaries frozen", "canaries tamed", "gradient projected out",
+)  # fmt: skip
+ALARM_RATES, ALARM_STEPS = (1e-4, 3e-4), (4, 12, 36)
+WATCHED = 0.1  # K of the canaries that are watched
+MODELS = 2
 GRADIENT_BATCHES = 20
 ROWS = 16
 
@@ -126,7 +139,7 @@ def measure_alarm(seed: int, tuning: str, learning_rate: float, steps: int) -> d
         tuning: what is learned, of `HARMLESS_TUNING` or `HARMFUL_TUNING`.
         learning_rate, steps: of AdamW at a constant rate.
     """
-    model_seed = seed % 2
+    model_seed = seed % MODELS
     of, watch = setting(model_seed), _watch(model_seed)
     model, _ = defended(model_seed, "immunized")
     victim = copy.deepcopy(model)
@@ -137,7 +150,7 @@ def measure_alarm(seed: int, tuning: str, learning_rate: float, steps: int) -> d
     with torch.no_grad():
         rise = float(likelihood(room, watch.probes)) - watch.refusing
     rates = _rates(of, seed)(victim)
-    return {**_scores(delta, watch, room, weights), "probes": rise, **rates}
+    return {"model": model_seed, **_scores(delta, watch), "probes": rise, **rates}
 
 
 class _Watch:
@@ -148,12 +161,16 @@ class _Watch:
         model, passed = defended(seed, "immunized")
         assert passed is not None  # an immunized model went through a cycle
         self.before = {name: weight.detach().clone() for name, weight in trained_weights(model).items()}
-        self.canaries = select(passed.scores, 0.1)
-        self.random = random_like(self.canaries, seed)
+        self.canaries = select(passed.scores, WATCHED)
+        self.places = {
+            "canaries": self.canaries, "random": random_like(self.canaries, seed),
+            "random, per tensor": random_like(self.canaries, seed, per_tensor=True),
+        }  # fmt: skip
         room = replace(of.fresh(), student=copy.deepcopy(model))
         self.probes = drawn(of.harmful, 64, step_generator(seed, 1))
-        self.rows = [drawn(of.harmful, ROWS, step_generator(seed, 2 + n)) for n in range(GRADIENT_BATCHES)]
-        self.direction = _direction(room, trained_weights(room.student), self.rows)
+        rows = [drawn(of.harmful, ROWS, step_generator(seed, 2 + n)) for n in range(GRADIENT_BATCHES)]
+        weights = trained_weights(room.student)
+        self.direction, self.fresh = _direction(room, weights, rows), _fresh(room, weights, rows)
         with torch.no_grad():
             self.refusing = float(likelihood(room, self.probes))
 
@@ -167,45 +184,32 @@ def _direction(room: Room, weights: Mapping[str, Tensor], batches: Sequence[Sequ
     return alarm.refusal_gradient(weights, [partial(likelihood, room, rows) for rows in batches])
 
 
-def _scores(delta: Mapping[str, Tensor], watch: _Watch, room: Room, weights: Mapping[str, Tensor]) -> dict[str, float]:
+def _scores(delta: Mapping[str, Tensor], watch: _Watch) -> dict[str, float]:
     found = {"drift": alarm.size(delta)}
-    for name, chosen in (("canaries", watch.canaries), ("random", watch.random)):
+    for name, chosen in watch.places.items():
         found[f"size on {name}"] = alarm.size(delta, chosen)
         found[f"share on {name}"] = alarm.share(delta, chosen)
         found[f"cosine on {name}"] = alarm.cosine(delta, watch.direction, chosen)
     found["cosine"] = alarm.cosine(delta, watch.direction)
-    found["fresh cosine"] = alarm.cosine(delta, _fresh(room, weights, watch))
+    found["fresh cosine"] = alarm.cosine(delta, watch.fresh)
     return {name: round(value, 6) for name, value in found.items()}
 
 
-def _fresh(room: Room, weights: Mapping[str, Tensor], watch: _Watch) -> dict[str, Tensor]:
+def _fresh(room: Room, weights: Mapping[str, Tensor], batches: Sequence[Sequence[Preference]]) -> dict[str, Tensor]:
     """The refusal gradient of the deployed model at weights a little off, which no attacker could have had beforehand."""
-    changed = {name: weight.detach().clone() for name, weight in weights.items()}
-    with torch.no_grad():
-        for name, weight in weights.items():
-            weight.copy_(watch.before[name])
-        with perturbed(weights, 0.01, generator=torch.Generator().manual_seed(12345)), torch.enable_grad():
-            found = _direction(room, weights, watch.rows)
-        for name, weight in weights.items():
-            weight.copy_(changed[name])
-    return found
+    with perturbed(weights, 0.01, generator=torch.Generator().manual_seed(12345)):
+        return _direction(room, weights, batches)
 
 
 def _tune(room: Room, weights: Mapping[str, Tensor], of: Setting, watch: _Watch, tuning: str, plan: Plan) -> None:
-    rows = _tuning_rows(of, tuning)
-
-    def _loss(step: int, generator: torch.Generator) -> Tensor:
-        chosen = [pool[n] for pool in rows for n in torch.randint(len(pool), (ROWS // len(rows),), generator=generator)]
-        batch = batch_of(room.tokenizer, chosen, "")
-        return negative_log_likelihood(room.student(**batch.inputs()).logits, batch.input_ids, response_of(batch))
-
     hooks: dict[str, Any] = {}
     if tuning == "canaries frozen":
         shield = MaskedUpdate(weights, watch.canaries)
         hooks = {"gradient": shield.masking(), "after_step": shield.hold}
-    elif tuning == "gradient projected out":
-        hooks = {"after_step": lambda step: _project(weights, watch)}
-    train(weights, _loss, plan, progress=False, **hooks)
+    elif tuning in ADAPTIVE:
+        hooks = {"after_step": lambda step: ADAPTIVE[tuning](weights, watch)}
+    loss = tuning_loss(room.student, room.tokenizer, _tuning_rows(of, tuning), ROWS)
+    train(weights, loss, plan, progress=False, **hooks)
 
 
 @torch.no_grad()
@@ -215,6 +219,21 @@ def _project(weights: Mapping[str, Tensor], watch: _Watch) -> None:
     product = alarm.cosine(delta, watch.direction) * alarm.size(delta) / alarm.size(watch.direction)
     for name, weight in weights.items():
         weight.sub_(product * watch.direction[name])
+
+
+@torch.no_grad()
+def _tame(weights: Mapping[str, Tensor], watch: _Watch) -> None:
+    """Shrinks the change so far on the canaries, until no larger share of it falls on them than an even change would have."""
+    delta = alarm.change(watch.before, weights)
+    on, off = alarm.size(delta, watch.canaries) ** 2, alarm.size(delta) ** 2 - alarm.size(delta, watch.canaries) ** 2
+    if on <= WATCHED / (1 - WATCHED) * off:
+        return
+    shrunk = (WATCHED / (1 - WATCHED) * off / on) ** 0.5
+    for name, mask in watch.canaries.masks(weights).items():
+        weights[name][mask] = watch.before[name][mask] + shrunk * delta[name][mask]
+
+
+ADAPTIVE = {"gradient projected out": _project, "canaries tamed": _tame}
 
 
 def _tuning_rows(of: Setting, tuning: str) -> list[list[Exchange]]:
@@ -238,17 +257,19 @@ def _tuning_rows(of: Setting, tuning: str) -> list[list[Exchange]]:
     return [harmful] if tuning == "harmful" else [harmful, everything]
 
 
+SWEEP = (  # kind, rank, examples and the rates: around the worst attackers of a first, coarse look
+    ("mixed", None, 100, RATES[:3]), ("mixed", 8, 100, RATES[1:]), ("harmful", None, 100, RATES[1:3]),
+    ("mixed", None, 10, RATES[2:3]), ("benign", None, 100, RATES[2:3]),
+)  # fmt: skip
 STUDIES = (
     Study(
         name="tiny_tampering",
         run="safealign_lab.immunization.tampering_studies:measure_tampering",
         grid=[
-            {"defence": defence, "kind": kind, "learning_rate": rate, "rank": rank}
+            {"defence": defence, "kind": kind, "learning_rate": rate, "rank": rank, "examples": examples}
+            for kind, rank, examples, rates in SWEEP
             for defence in DEFENCES
-            for kind in ("harmful", "mixed", "benign")
-            for rate in RATES
-            for rank in (None, 8)
-            if rank is None or kind == "mixed"
+            for rate in rates
         ],
         seeds=(0, 1, 2),
         minutes=60,
@@ -263,8 +284,8 @@ STUDIES = (
             "learning_rate": list(ALARM_RATES),
             "steps": list(ALARM_STEPS),
         },
-        seeds=(0, 1),
-        minutes=30,
+        seeds=range(4),
+        minutes=45,
         about="What the weights of an immunized tiny model tell about the fine-tuning that it went through.",
         reads=("models/tiny",),
     ),

@@ -92,8 +92,6 @@ def at_perturbed_weights(
                 )
             return terms[raised]
 
-        if raised is None:
-            closure()  # which sets torch's chance to this step's
         with perturbed(parameters, attack_radius, None if raised is None else _raised, steps):
             return gradient(closure)
 

@@ -14,6 +14,7 @@ MODULES = tuple(
         "studies.undefended",
         "contrast.studies",
         "contrast.prompt_studies",
+        "contrast.real_studies",
         "distillation.studies",
         "distillation.noise_studies",
         "distillation.gate_studies",

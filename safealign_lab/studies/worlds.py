@@ -1,11 +1,14 @@
-"""More than one alchemy world: each seed has its own facts, its own split of the nouns, and a tiny model that knows them."""
+"""Tiny models beside the shipped one, each pretrained once: of other alchemy worlds, and of whatever recipe a study has."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,15 +32,33 @@ def settled(seed: int = 0, progress: bool = False) -> tuple[PreTrainedModel, Pre
     if seed == 0:
         model, words = models.load("tiny", device="cpu")
         return model, words, world()
-    recipe = [pretraining.TINY, asdict(pretraining.TINY_PLAN), seed, code_hash("safealign_lab.alchemy.pretraining:fit")]
-    fingerprint = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    folder = cache_folder() / "models" / f"tiny-world-{fingerprint}"
+    model, words = kept(
+        "world",
+        [pretraining.TINY, asdict(pretraining.TINY_PLAN), seed],
+        lambda checkpoints: pretraining.pretrain(seed, seed, progress, checkpoints),
+    )
+    return model, words, world(seed)
+
+
+def kept(
+    name: str, recipe: list[Any], make: Callable[[Path], tuple[PreTrainedModel, PreTrainedTokenizerBase]]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A tiny model that is made once and kept in the cache folder; a change of recipe or code makes another one.
+
+    A second process waits, and reads what the first one made.
+
+    Args:
+        name: what the folder's name says of it.
+        recipe: all that decides how it comes out, as JSON has it; the code of pretraining counts as well.
+        make: a folder for checkpoints → (model, tokenizer).
+    """
+    said = json.dumps([*recipe, code_hash("safealign_lab.alchemy.pretraining:fit")], sort_keys=True)
+    folder = cache_folder() / "models" / f"tiny-{name}-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
             checkpoints = folder.with_name(f"{folder.name}.training")
-            model, words = pretraining.pretrain(seed, seed, progress, checkpoints)
+            model, words = make(checkpoints)
             pretraining.save(model, words, folder)
             shutil.rmtree(checkpoints)
-    model, words = models.load(folder, device="cpu")
-    return model, words, world(seed)
+    return models.load(folder, device="cpu")

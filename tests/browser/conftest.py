@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from lab_server import Lab, running_lab
+
+from safealign_lab.lesson.results import RUNS
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
     "--disable-sync"
 ).split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The browser comes last: its notebooks read back what was trained when they ran without it."""
+    items.sort(key=lambda item: Path(__file__).parent in item.path.parents)
 
 
 # for the module, not the session: Playwright's event loop runs as long as it lives, and other tests start their own
@@ -30,7 +38,7 @@ def browser() -> Iterator:
 
 
 @pytest.fixture(scope="module")
-def lab(browser, tmp_path_factory) -> Iterator[Lab]:  # the browser first: without one there is nothing to start
+def lab(browser, tmp_path_factory, caches) -> Iterator[Lab]:  # the browser first: without one there is nothing to start
     """JupyterLab over a copy of the notebooks."""
-    with running_lab(tmp_path_factory.mktemp("lab")) as lab:
+    with running_lab(tmp_path_factory.mktemp("lab"), sorted(caches.glob(f"*/{RUNS}"))) as lab:
         yield lab

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ def surroundings(folder: Path) -> dict[str, str]:
         "SAFEALIGN_PROGRESS": "progress", "SAFEALIGN_CACHE": "cache",
     }  # fmt: skip
     for name in own.values():
-        (folder / name).mkdir()
+        (folder / name).mkdir(exist_ok=True)
     for name, settings in SETTINGS.items():
         file = folder / "settings" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True)
@@ -77,9 +77,16 @@ def wait_until_up(lab: Lab, server: subprocess.Popen, log: Path) -> None:
 
 
 @contextmanager
-def running_lab(folder: Path) -> Iterator[Lab]:
-    """Starts JupyterLab over a copy of the notebooks in a folder, and ends it with its kernels."""
+def running_lab(folder: Path, runs: Sequence[Path] = ()) -> Iterator[Lab]:
+    """Starts JupyterLab over a copy of the notebooks in a folder, and ends it with its kernels.
+
+    Args:
+        folder: an empty one, for all that the server and its kernels write.
+        runs: folders of runs that were trained before, to be read back.
+    """
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    for trained in runs:
+        shutil.copytree(trained, folder / "cache" / trained.name, dirs_exist_ok=True)
     port, token = free_port(), secrets.token_hex(16)
     found = Lab(f"http://127.0.0.1:{port}", token, folder / "notebooks")
     command = [

@@ -1,10 +1,14 @@
-"""Named wrong answers to every exercise of the kit, each with words that the check must answer it with; a module per lesson."""
+"""Named wrong answers to every exercise of the kit, each with words that the check must answer it with; a module per lesson.
+
+`SAME_MISTAKE` holds other ways of writing some of them: exercise → other way → the wrong answer whose words it must get.
+"""
 
 from __future__ import annotations
 
 from . import (
     acd_measured,
     calibration,
+    cycle,
     distillation,
     one_pass,
     opposite_prompts,
@@ -14,14 +18,17 @@ from . import (
     two_streams,
 )  # fmt: skip
 
-WRONG_ANSWERS = (
-    start_here.WRONG_ANSWERS
-    | calibration.WRONG_ANSWERS
-    | distillation.WRONG_ANSWERS
-    | request_gate.WRONG_ANSWERS
-    | two_streams.WRONG_ANSWERS
-    | opposite_prompts.WRONG_ANSWERS
-    | acd_measured.WRONG_ANSWERS
-    | one_pass.WRONG_ANSWERS
-    | preferences.WRONG_ANSWERS
+_LESSONS = (
+    start_here,
+    calibration,
+    distillation,
+    request_gate,
+    two_streams,
+    opposite_prompts,
+    acd_measured,
+    one_pass,
+    preferences,
+    cycle,
 )
+WRONG_ANSWERS = {name: answers for lesson in _LESSONS for name, answers in lesson.WRONG_ANSWERS.items()}
+SAME_MISTAKE = {name: others for lesson in _LESSONS for name, others in getattr(lesson, "SAME_MISTAKE", {}).items()}
