@@ -243,15 +243,15 @@ def test_the_anchor_does_nothing_at_any_weight_and_for_any_canaries(monkeypatch)
     ends = []
     for weight, fraction in ((0.0, 0.5), (1.0, 0.5), (1e6, 0.5), (1e6, 0.01)):
         monkeypatch.setattr(printed_cycle, "STABILIZATION", weight)
-        of, seen = room_of(small(1)), []
-        start = lambda canaries, of=of, seen=seen: seen.append(
-            [w.detach().clone() for w in trained_weights(of.student).values()]
-        )  # noqa: E731
-        _, canaries = printed_run(of, canary_fraction=fraction, between=start)
+        of, start = room_of(small(1)), {}
+        weights = trained_weights(of.student)
+
+        def look(canaries, start=start, weights=weights):
+            start.update((name, weight.detach().clone()) for name, weight in weights.items())
+
+        _, canaries = printed_run(of, canary_fraction=fraction, between=look)
         ends.append(weights_hash(of.student))
-        masks = canaries.masks(trained_weights(of.student))
-        named = zip(trained_weights(of.student).items(), seen[0], strict=True)
-        assert any((now != old)[masks[name]].any() for (name, now), old in named if name in masks)
+        assert any((weights[name] != start[name])[mask].any() for name, mask in canaries.masks(weights).items())
     assert len(set(ends)) == 1
 
 

@@ -89,6 +89,38 @@ def test_a_study_is_run_and_refreshed(kit: Path, capsys) -> None:
     assert "stale" not in run(capsys, "study", "good", "--refresh")[1]
 
 
+def test_a_study_is_shared_out_to_workers(kit: Path, capsys) -> None:
+    code, out, err = run(capsys, "study", "good", "--jobs", "2")
+    assert (code, out) == (0, "good: 2 of 2 runs stored; about 2.5 minutes in all. A good study.\n")
+    assert "2/2" in err
+    assert len((kit / "data/results/good.jsonl").read_text().splitlines()) == 2
+    code, _, err = run(capsys, "study", "bad", "--jobs", "0")
+    assert (code, err.splitlines()[-1][:14]) == (1, "there are 0 jo")
+
+
+def test_all_studies_are_run_whichever_fail(kit: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "STUDIES", STUDIES[::-1])  # the bad one first
+    results = kit / "data/results"
+    code, out, err = run(capsys, "study", "--all")
+    good = "good: 2 of 2 runs stored; about 2.5 minutes in all. A good study."
+    assert out.splitlines() == [
+        "Left: 2 of 2 studies, with 4 runs, about 3.5 minutes for one process.",
+        "Left: 1 of 2 studies, with 2 runs, about 2.5 minutes for one process.",
+        good,
+    ]
+    assert code == 1
+    assert err.splitlines()[-1].startswith("bad: 1 of the runs of study 'bad' failed (first seed 0, settings")
+    (results / "bad.jsonl").write_text("torn\n")  # a file that nobody can read is said as well
+    code, out, err = run(capsys, "study", "--all")
+    assert (code, out.splitlines()[-1]) == (1, good)
+    assert err.splitlines()[-1].startswith("bad: line 1 of")
+    monkeypatch.setattr(sys.modules[__name__], "STUDIES", STUDIES[1:])
+    text = (results / "good.jsonl").read_text()
+    (results / "good.jsonl").write_text(text.replace('"code_hash": "', '"code_hash": "old'))
+    assert run(capsys, "study", "--all")[1].splitlines()[-1].startswith("good: 2 of 2 runs stored, 2 of them stale")
+    assert run(capsys, "study", "--all", "--refresh")[:2] == (0, f"{good}\n")
+
+
 def test_failures_are_one_sentence_and_exit_code_1(kit: Path, capsys) -> None:
     code, out, err = run(capsys, "study", "better")
     assert (code, out, err) == (1, "", "There is no study 'better': expected one of bad, good.\n")
@@ -98,7 +130,10 @@ def test_failures_are_one_sentence_and_exit_code_1(kit: Path, capsys) -> None:
     assert "no luck" in err
     assert "Traceback" not in out + err
     assert len((kit / "data/results/bad.jsonl").read_text().splitlines()) == 1
-    for arguments in ([], ["study", "--refresh"], ["brew"]):
+    for arguments in (
+        [], ["brew"], ["study", "--refresh"], ["study", "--jobs", "2"], ["study", "good", "--list", "--jobs", "2"],
+        ["study", "good", "--all"], ["study", "--all", "--list"], ["study", "good", "--jobs", "many"],
+    ):  # fmt: skip
         with pytest.raises(SystemExit) as caught:
             commands.main(arguments)
         assert caught.value.code == 2

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,34 @@ from tqdm.auto import tqdm
 
 from .. import fetching
 from ..training import seed_everything
+from . import workers
 from .cards import code_hash, data_hash, run_card
 
 Row = dict[str, Any]
+SHOWN = 10  # of the runs that a dead process left, this many are named
 
 
 class StudyError(ValueError):
-    """Some runs of a study raised; `failures` holds each as (unit, exception), and all other runs are stored."""
+    """Some runs of a study are left; `failures` holds each as (unit, exception), and all other runs are stored.
+
+    The exception is what the run raised (`workers.RunError` where a worker did it), or `workers.WorkerDied`.
+    """
 
     def __init__(self, name: str, failures: list[tuple[Unit, Exception]]) -> None:
-        unit, error = failures[0]
-        first = f"seed {unit.seed}, settings {json.dumps(unit.settings)}: {type(error).__name__}: {error}"
-        super().__init__(f"{len(failures)} of the runs of study {name!r} failed (first {first}); all others are stored")
+        left = [str(unit) for unit, error in failures if isinstance(error, workers.WorkerDied)]
+        raised = [one for one in failures if not isinstance(one[1], workers.WorkerDied)]
+        said = []
+        if raised:
+            unit, error = raised[0]
+            what = str(error) if isinstance(error, workers.RunError) else f"{type(error).__name__}: {error}"
+            said.append(f"{len(raised)} of the runs of study {name!r} failed (first {unit}: {what})")
+        if left:
+            death = next(error for _, error in failures if isinstance(error, workers.WorkerDied))
+            units = "; ".join(left[:SHOWN] + [f"{len(left) - SHOWN} more"] * (len(left) > SHOWN))
+            said.append(
+                f"a process of study {name!r} died ({death}) and left {units}; the next call goes on from there"
+            )
+        super().__init__("; ".join([*said, "all others are stored"]))
         self.failures = failures
 
 
@@ -50,6 +67,9 @@ class Unit:
     run: str
     settings: Mapping[str, Any]
     seed: int
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}, settings {json.dumps(self.settings)}"
 
     @property
     def key(self) -> str:
@@ -114,33 +134,46 @@ class Study:
         hashes = self._hashes()
         return [row for row in self.stored(folder) if not _made_with(row, hashes)]
 
-    def execute(self, folder: str | Path | None = None, progress: bool = True, refresh: bool = False) -> list[Row]:
+    def execute(
+        self, folder: str | Path | None = None, progress: bool = True, refresh: bool = False, jobs: int = 1
+    ) -> list[Row]:
         """Does every run that is not stored yet, stores each as soon as it ends, and returns all rows of the grid.
 
-        Stop it whenever you like: the next call goes on. A run that raises does not keep the others from being done.
+        Stop it whenever you like: the next call goes on. A run that raises does not keep the others from being done. In a
+        process of `accelerate launch` it does this process's share, and returns what all of them have stored so far.
 
         Args:
             folder: of the results file; by default the kit's `data/results`.
             progress: show a bar with what is left.
             refresh: do stale runs again as well, and replace their rows.
+            jobs: how many processes of this machine share the runs, each with its part of the cores; with 1, this process.
 
         Raises:
-            StudyError: runs have raised, said after all others were done.
+            StudyError: runs have raised, or processes have died, said after all others were done.
+            ValueError: the jobs do not fit.
         """
-        file, hashes, failures = results_file(self.name, folder), self._hashes(), []
+        file, hashes, here = results_file(self.name, folder), self._hashes(), workers.place()
+        if here.world > 1:
+            if jobs > 1:
+                advice = f"give `--num_processes {here.world * jobs}` to the launcher instead"
+                raise ValueError(f"{jobs} jobs in each of {here.world} launched processes: expected one; {advice}")
+            workers.settle(here.local, here.beside)
         wanted, total = self._wanted(file, hashes, refresh), len(self.units)
-        done = total - len(wanted)
-        with tqdm(wanted, desc=self.name, total=total, initial=done, unit="run", disable=not progress) as bar:
-            for unit in bar:
-                if unit not in self._wanted(file, hashes, refresh):  # done by another process meanwhile
-                    continue
-                try:
-                    _store(file, self._measured(unit, hashes), replace=refresh)
-                except Exception as error:  # noqa: BLE001 (a run may raise anything; all of it is raised again below)
-                    failures.append((unit, error))
+        mine = [unit for unit in here.share(self.units) if unit in wanted]
+        do = partial(self._do, file=file, hashes=hashes, refresh=refresh)
+        hidden = not progress or here.rank > 0
+        with tqdm(desc=self.name, total=total, initial=total - len(wanted), unit="run", disable=hidden) as bar:
+            failures = workers.run_all(
+                do, mine, jobs, lambda: bar.update(total - len(self._wanted(file, hashes, refresh)) - bar.n)
+            )
         if failures:
             raise StudyError(self.name, failures) from failures[0][1]
         return self.stored(folder)
+
+    def _do(self, unit: Unit, file: Path, hashes: Mapping[str, str], refresh: bool) -> None:
+        """Does a run and stores its row, unless another process has done so meanwhile."""
+        if unit in self._wanted(file, hashes, refresh):
+            _store(file, self._measured(unit, hashes), replace=refresh)
 
     def _wanted(self, file: Path, hashes: Mapping[str, str], refresh: bool) -> list[Unit]:
         """The runs that are not stored; where stale ones are refreshed, those too."""
