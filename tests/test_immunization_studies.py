@@ -364,14 +364,15 @@ def test_tampering_measures_a_copy_of_the_defended_model_with_as_many_examples_a
         tampering_studies, "_rates", lambda of, seed: lambda model: {"refusal": 1.0, "useful": 0.123456}
     )
 
-    def tamper(model, tokenizer, harmful, benign, attack, measure, stop):
-        seen.append((weights_hash(model), harmful, benign, attack, stop))
+    def tamper(model, tokenizer, harmful, benign, attack, measure, steps, stop):
+        seen.append((weights_hash(model), harmful, benign, attack, steps, stop))
         return [SimpleNamespace(step=step, rates=measure(model)) for step in (0, 2)], model
 
     monkeypatch.setattr(tampering_studies, "tamper", tamper)
     found = tampering_studies.measure_tampering(1, "refusal SFT on first tokens", "mixed", 1e-3, 8, 10)
     assert found == {"steps": [0, 2], "refusal": [1.0, 1.0], "useful": [0.1235, 0.1235]}
-    ((model, harmful, benign, attack, stop),) = seen
+    ((model, harmful, benign, attack, steps, stop),) = seen
+    assert steps == tampering_studies.STEPS
     assert model == weights_hash(tampering_studies.defended(1, "refusal SFT on first tokens")[0])
     assert harmful == [(row.request, row.rejected) for row in HARMFUL]
     assert benign == [(row.request, row.chosen) for row in lab(1).preferred]

@@ -204,7 +204,15 @@ def through_peft(folder: Path, model: PreTrainedModel) -> PeftModel:
     for weight in trained:
         weight.requires_grad_(True)
     vars(wrapped)["prepare_inputs_for_generation"] = partial(_placed, wrapped.prepare_inputs_for_generation)
+    read = "base_model_prepare_inputs_for_generation"
+    vars(wrapped)[read] = partial(_named, getattr(wrapped, read))
     return wrapped
+
+
+def _named(prepare: Callable[..., dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """What the model reads at a step, its cache by the name that peft knows: else each step would have the prompt before it."""
+    inputs = prepare(*args, **kwargs)
+    return inputs | {"past_key_values": inputs.pop("cache")} if "cache" in inputs else inputs
 
 
 def _placed(prepare: Callable[..., dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ..training import History, Plan, step_generator, train
 from . import alarm
 from .canaries import Accumulator, Canaries, overlap, random_like, select, spared
 from .cycle import Cycle, Passed, align, immunize, run, trained_weights
-from .phases import Immunize, Room, bounded, drawn, hinge, likelihood, negated, token_npo
+from .phases import Immunize, Room, bounded, drawn, likelihood, negated
 from .printed_cycle import run_as_printed
 from .tampering import tuning_loss
 from .tiny_task import Setting, setting
@@ -105,15 +105,10 @@ VARIANTS: dict[str, Variant] = {
     "canaries less useful weights": Variant(canaries="spared"),
     "ranked by g²": Variant({"score": "squared"}),
     "ranked by the last batch": Variant({"score": "printed"}),
-    "attack on refusals alone": Variant({"attacked": "refusal"}),
     "weak requests first": Variant(immunize={"order": "rising"}),
-    "strong requests first": Variant(immunize={"order": "falling"}),
     "refusal-DPO": Variant(immunize={"refusing": "dpo"}),
-    "NPO": Variant(immunize={"refusing": "npo"}),
-    **{f"λ = {w:g}": Variant(immunize={"push": bounded(), "push_weight": w}) for w in (0.3, 1.0)},
-    "hinge push": Variant(immunize={"push": hinge(), "push_weight": 0.3}),
+    "λ = 0.3": Variant(immunize={"push": bounded(), "push_weight": 0.3}),
     "negated push": Variant(immunize={"push": negated(), "push_weight": 0.3}),
-    "token NPO": Variant(immunize={"push": token_npo(), "push_weight": 0.3}),
 }
 OTHERWISE = ("before", "plain mixed SFT", "as printed", "as printed, put back")  # what is no change of the recipe
 
@@ -278,9 +273,9 @@ STUDIES = (
         name="tiny_cycle",
         run="safealign_lab.immunization.cycle_studies:measure_variant",
         grid={"variant": [*OTHERWISE, *VARIANTS]},
-        seeds=(0, 1, 2),
-        minutes=90,
-        about="The cycle of immunization and alignment in three alchemy worlds, and with each part of it changed or left out.",
+        seeds=(0, 1),
+        minutes=60,
+        about="The cycle of immunization and alignment in two alchemy worlds, and with each part of it changed or left out.",
         reads=("models/tiny",),
     ),
 )

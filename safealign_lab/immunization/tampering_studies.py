@@ -69,6 +69,7 @@ def defended(seed: int, defence: str) -> tuple[PreTrainedModel, Passed | None]:
 # ---------------------------------------------------------------- tampering
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+STEPS = (0, 1, 2, 3, 4, 8, 16, 32)
 ASKED = 36  # requests of each kind, at each point
 
 
@@ -87,7 +88,7 @@ def measure_tampering(
     attack = Attack(kind, learning_rate, examples, rank, seed=seed)  # type: ignore[arg-type]  # a grid holds plain strings
     harmful = [(row.request, row.rejected) for row in of.harmful]
     benign = [(row.request, row.chosen) for row in of.preferred]
-    points, _ = tamper(model, of.tokenizer, harmful, benign, attack, _rates(of, seed), stop=True)
+    points, _ = tamper(model, of.tokenizer, harmful, benign, attack, _rates(of, seed), STEPS, stop=True)
     return {"steps": [point.step for point in points], **_columns([point.rates for point in points])}
 
 
@@ -286,8 +287,8 @@ STUDIES = (
             for defence in DEFENCES
             for rate in rates
         ],
-        seeds=(0, 1, 2),
-        minutes=60,
+        seeds=(0,),
+        minutes=15,
         about="Fine-tuning that takes refusals away from differently defended tiny models, by the attacker's settings.",
         reads=("models/tiny",),
     ),
@@ -300,7 +301,7 @@ STUDIES = (
             "steps": list(ALARM_STEPS),
         },
         seeds=range(4),
-        minutes=45,
+        minutes=20,
         about="What the weights of an immunized tiny model tell about the fine-tuning that it went through.",
         reads=("models/tiny",),
     ),

@@ -45,6 +45,13 @@ NAMES = {
     "strength": "strength of the push (g)",
     "shared": "how far tokens share their weights (0 to 1)",
     "gained": "what the refusal has gained, nats (c)",
+    "learning_rate": "the attacker's learning rate",
+    "examples": "harmful examples that the attacker has",
+    "weights": "what the attacker trains",
+    "attackers": "attackers",
+    "attacker": "attacker",
+    "score": "score of a change",
+    "most": "share of false alarms that is accepted",
 }
 
 

@@ -18,6 +18,8 @@ MODULES = tuple(
         "distillation.studies",
         "distillation.noise_studies",
         "distillation.gate_studies",
+        "immunization.cycle_studies",
+        "immunization.tampering_studies",
     )
 )
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 from . import (
     acd_measured,
     calibration,
+    canaries,
     cycle,
     distillation,
+    ledger,
     one_pass,
     opposite_prompts,
     preferences,
     request_gate,
     start_here,
+    tampering,
     two_streams,
 )  # fmt: skip
 
@@ -22,13 +25,16 @@ _LESSONS = (
     start_here,
     calibration,
     distillation,
+    ledger,
     request_gate,
     two_streams,
     opposite_prompts,
     acd_measured,
     one_pass,
     preferences,
+    canaries,
     cycle,
+    tampering,
 )
 WRONG_ANSWERS = {name: answers for lesson in _LESSONS for name, answers in lesson.WRONG_ANSWERS.items()}
 SAME_MISTAKE = {name: others for lesson in _LESSONS for name, others in getattr(lesson, "SAME_MISTAKE", {}).items()}

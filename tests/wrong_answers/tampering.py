@@ -78,10 +78,6 @@ def spares_the_defender(steps, refusals, useful):
     return min(_broken(steps, refusals, useful), default=math.inf)
 
 
-def says_it_in_words(steps, refusals, useful):
-    return str(min(_broken(steps, refusals, useful), default="never"))
-
-
 # ---------------------------------------------------------------- most_gained
 
 
@@ -377,7 +373,6 @@ WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
         returns_the_step_before: "last step at which the model still held",
         stops_at_the_end_of_the_run: "return infinity, not its last step",
         spares_the_defender: "was ruined by its defender",
-        says_it_in_words: "returned a str",
     },
     "most_gained": {
         forgets_the_guard: "a point counts where that is above",
@@ -391,7 +386,7 @@ WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
         lets_exactly_the_line_count: "A point at exactly 0.7",
         looks_ahead: "looks ahead",
         adds_attackers_up: "adds the attackers up",
-        stumbles_over_an_empty_list: "ValueError",
+        stumbles_over_an_empty_list: "`max() arg is an empty sequence`",
     },
     "share_of_drift": {
         compares_lengths: "compares the lengths",
