@@ -101,7 +101,7 @@ def board(points: Mapping[str, Mapping[str, Spread]]) -> go.Figure:
     columns = [*next(iter(points.values()), {})]
     if not columns or any([*one] != columns for one in points.values()):
         raise ValueError("A board needs at least one model, and the same columns for each.")
-    titles = [column.replace(", ", ",<br>") if ", " in column else column.replace(" ", "<br>", 1) for column in columns]
+    titles = [column.replace(" ", "<br>") for column in columns]  # narrow, since a page may be
     figure = make_subplots(
         rows=1, cols=len(columns), shared_yaxes=True, horizontal_spacing=0.012, subplot_titles=titles
     )
@@ -111,10 +111,10 @@ def board(points: Mapping[str, Mapping[str, Spread]]) -> go.Figure:
         figure.add_vline(x=first[column][0], line={"color": INCOHERENT, "dash": "dot", "width": 1.5}, row=1, col=place)
     figure.update_xaxes(range=[-0.08, 1.08], tickvals=[0, 1], gridcolor=FAINT, showline=True, linecolor=FAINT)
     figure.update_yaxes(autorange="reversed", automargin=True, gridcolor=FAINT)
-    figure.update_annotations(font_size=12)
+    figure.update_annotations(font_size=10)
     told = "; ".join(f"{name}: {_in_words(one)}" for name, one in points.items())
-    return finish(figure, f"What each model does. {told}.", height=110 + 26 * len(points),
-                  margin={"l": 20, "r": 20, "t": 60, "b": 30})  # fmt: skip
+    return finish(figure, f"What each model does. {told}.", height=120 + 26 * len(points),
+                  margin={"l": 20, "r": 20, "t": 70, "b": 30})  # fmt: skip
 
 
 def _dots(column: str, of: Mapping[str, Spread]) -> go.Scatter:

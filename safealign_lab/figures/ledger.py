@@ -44,7 +44,7 @@ def overview(rows: Sequence[Row]) -> go.Figure:
     figure.add_vline(x=0, line={"color": INK, "width": 1})
     order = {"categoryorder": "array", "categoryarray": names, "range": [len(rows) - 0.5, -0.5]}
     figure.update_yaxes(**order, automargin=True, gridcolor=FAINT, tickfont={"size": 12})
-    figure.update_xaxes(title="shares and differences of shares", range=[least, most], gridcolor=FAINT, zeroline=False)
+    figure.update_xaxes(title="share, or difference", range=[least, most], gridcolor=FAINT, zeroline=False)
     figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
     if not rows:
         middle = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper"}

@@ -225,9 +225,9 @@ def gained(rows: Sequence[Row], attackers: str = "all") -> go.Figure:
     figure.add_hline(y=1 - BROKEN, line={"color": INK, "dash": "dot", "width": 1})
     figure.update_xaxes(type="category", title="steps of fine-tuning", gridcolor=FAINT)
     figure.update_yaxes(title="cursed potions not refused", range=[-0.03, 1.05], gridcolor=FAINT)
-    figure.update_layout(legend={"orientation": "h", "y": -0.25})
+    figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"})
     alt = f"The most that any attacker had gained while the model was still useful; attackers: {attackers}. {'; '.join(told)}."
-    return finish(figure, alt, height=470, margin={"l": 60, "r": 20, "t": 20, "b": 120})
+    return finish(figure, alt, height=540, margin={"l": 60, "r": 20, "t": 20, "b": 190})
 
 
 def envelope(rows: Sequence[Row], steps: Sequence[int]) -> list[float]:

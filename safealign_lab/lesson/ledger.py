@@ -361,8 +361,11 @@ def card(equation: Equation, folder: Path | None = None) -> str:
         said = name.removeprefix("test_").replace("_", " ")
         proofs.append(f"[{said}](../tests/{file}.py#L{lines[one]})" if lines else f"{said} (`{one}`)")
     at = [", ".join(f"`{name}`" for name in names) or "nowhere" for names in (equation.shelf, equation.works)]
-    works = f"Works: ${equation.working}$. " if equation.working else ""
+    parts = equation.working.split(r",\ ") if equation.working else []  # a line may be broken between them
+    works = f"Works: {', '.join(f'${part}$' for part in parts)}. " if parts else ""
+    printed = r" \\ ".join(equation.printed.split(r"\quad"))
+    printed = rf"\begin{{gathered}}{printed}\end{{gathered}}" if r"\quad" in equation.printed else printed
     return (
-        f"**{equation.key} · {equation.name}** · *{equation.status}*\n\n$${equation.printed}$$\n\n{equation.does} {works}"
+        f"**{equation.key} · {equation.name}** · *{equation.status}*\n\n$${printed}$$\n\n{equation.does} {works}"
         f"As printed: {at[0]}; to be used: {at[1]}.\n\nProved by: {'; '.join(proofs)}."
     )

@@ -183,7 +183,7 @@ CONTRAST = (
         r"\text{ mirrored};\quad\mathrm{UL}=-\log(1-p)", "incomplete",
         "With unit weights over whole answers it breaks harmless ones, whose words are partly those of the unwanted answers; and "
         "log(1 − p), computed as it is written, overflows where p rounds to 1.",
-        r"\text{first tokens of the unwanted answer alone, own answers kept by a KL; }"
+        r"\text{first tokens of the unwanted answer alone},\ \text{own answers kept by a KL},\ "
         r"\log(1-p)\text{ by logsumexp}",
         ("contrast.optimisation.PRINTED",), ("contrast.optimisation.Objective", "objectives.log_rest"),
         ("test_optimisation::test_the_printed_objective_is_the_papers_unit_weights_over_whole_answers",
