@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+if os.environ.get("PYTEST_XDIST_WORKER"):  # before torch is there: two processes, and a core for each
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
+import two_at_once
 from real_lab import lab  # noqa: F401 (a fixture)
 from toy_words import toy_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -24,6 +29,20 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """What belongs together goes to one process, in an order that lets later tests use what earlier ones made."""
+    two_at_once.order(items)
+
+
+@pytest.fixture(autouse=True)
+def room(request, tmp_path_factory) -> Iterator[None]:
+    """A test that is timed by the clock waits until no other runs, and keeps others from beginning."""
+    folder = two_at_once.common(tmp_path_factory.getbasetemp())
+    with two_at_once.room(folder, alone=request.node.get_closest_marker("alone") is not None):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_progress(tmp_path_factory, monkeypatch):
     """What a learner keeps goes into a folder of the test's own, never into that of whoever runs the tests."""
@@ -33,7 +52,9 @@ def own_progress(tmp_path_factory, monkeypatch):
 @pytest.fixture(scope="session")
 def caches(tmp_path_factory) -> Path:
     """A folder with a cache for each notebook, so that a later pass reads back what an earlier one of it has trained."""
-    return tmp_path_factory.mktemp("caches")
+    folder = two_at_once.common(tmp_path_factory.getbasetemp()) / "caches"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

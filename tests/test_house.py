@@ -36,6 +36,7 @@ def test_lint_format_and_types(arguments):
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+@pytest.mark.alone
 def test_importing_the_kit_takes_under_half_a_second_and_nothing_heavy():
     code = (
         "import sys, safealign_lab; print(sorted({'torch', 'transformers', 'datasets', 'plotly'} & set(sys.modules)))"

@@ -15,6 +15,7 @@ from safealign_lab import fetching, models
 from safealign_lab.alchemy import pretraining
 from safealign_lab.contrast import shipped
 from safealign_lab.judges import fitting
+from safealign_lab.one_plot import live
 from safealign_lab.studies import Study, catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,6 +49,7 @@ def run(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str, str]:
     return code, shown.out, shown.err
 
 
+@pytest.mark.alone
 def test_help_is_quick_and_imports_no_room() -> None:
     code = """
 import runpy, sys
@@ -174,11 +176,12 @@ def test_rebuild_trains_into_the_kits_own_folder_and_ctrl_c_is_no_traceback(kit:
     monkeypatch.setattr(pretraining, "rebuild", lambda folder, progress: calls.append((folder, progress)))
     monkeypatch.setattr(fitting, "rebuild", lambda folder: calls.append(folder))
     monkeypatch.setattr(shipped, "rebuild", lambda: calls.append("prompts"))
+    monkeypatch.setattr(live, "rebuild", lambda: calls.append("defended"))
     assert run(capsys, "rebuild")[0] == 0
-    assert calls == [(kit / "data/models", True), kit / "data/models/judge", "prompts"]
-    for name in ("alchemy", "judge", "prompts"):
+    assert calls == [(kit / "data/models", True), "defended", kit / "data/models/judge", "prompts"]
+    for name in ("alchemy", "defended", "judge", "prompts"):
         assert run(capsys, "rebuild", name)[0] == 0
-    assert calls[3:] == calls[:3]
+    assert calls[4:] == calls[:4]
 
     def stopped(folder: Path, progress: bool) -> None:
         raise KeyboardInterrupt

@@ -371,6 +371,7 @@ def test_smollm2_answers_a_simple_question(smollm2):
     assert answer.endswith("<|im_end|>")
 
 
+@pytest.mark.alone
 def test_smollm2_loads_quickly_once_converted(smollm2, capfd):
     started = time.perf_counter()
     models.load("smollm2-135m", device="cpu")

@@ -85,6 +85,7 @@ def test_rebuild_makes_every_shipped_weight_the_same_twice_and_leaves_no_litter(
     assert hashes[0] == hashes[1]
 
 
+@pytest.mark.alone
 def test_rebuilding_every_weight_takes_under_ten_minutes():
     """A few steps of each model, scaled up to its plan; the study's run cards hold the seconds of whole runs."""
     words = tokenizer.build()

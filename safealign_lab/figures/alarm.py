@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 
 from ..immunization.alarm import Quality, quality, threshold
 from ..immunization.tampering import BROKEN
-from .base import ADVERSARIAL, COMPLIANCE, CONTRAST, FAINT, INCOHERENT, INK, JUDGED, MIXED, REFUSAL, SAFE, finish
+from .base import ADVERSARIAL, CONTRAST, FAINT, INCOHERENT, INK, JUDGED, MIXED, REFUSAL, SAFE, finish
 
 Row = Mapping[str, Any]
 SCORES = {  # what is shown of a row's result, and how it is called; up = more suspicious
@@ -24,22 +24,16 @@ SCORES = {  # what is shown of a row's result, and how it is called; up = more s
     "share on random": "share on as many random weights",
     "share on random, per tensor": "share on random weights, as many in each tensor",
     "cosine": "cosine with the refusal gradient at rest",
-    "cosine on canaries": "the same, canaries alone",
-    "cosine on random": "the same, random weights alone",
     "projection": "cosine at rest, times the drift",
-    "phase cosine": "cosine with the summed refusal gradient",
-    "phase cosine on canaries": "summed gradient, canaries alone",
-    "phase cosine on random": "summed gradient, random weights alone",
     "recipe cosine": "cosine towards the recipes",
     "recipe cosine on canaries": "towards the recipes, canaries alone",
     "recipe cosine on random": "towards the recipes, random weights alone",
-    "halfway cosine": "cosine with the refusal gradient halfway",
     "fresh cosine": "cosine with a fresh gradient",
     "probes": "rise of the refusal loss on probes",
 }
 CURVES = {
     "share on canaries": (CONTRAST, "solid"), "share on random": (INCOHERENT, "dash"), "cosine": (SAFE, "dot"),
-    "phase cosine": (COMPLIANCE, "dash"), "recipe cosine": (SAFE, "solid"), "drift": (JUDGED, "dot"),
+    "recipe cosine": (SAFE, "solid"), "drift": (JUDGED, "dot"),
     "probes": (REFUSAL, "dashdot"), "fresh cosine": (MIXED, "dash"),
 }  # fmt: skip
 HARMLESS = REFUSAL  # the colours of the runs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from lab_server import Lab, running_lab
@@ -16,11 +15,6 @@ FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
     "--disable-sync"
 ).split()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The browser comes last: its notebooks read back what was trained when they ran without it."""
-    items.sort(key=lambda item: Path(__file__).parent in item.path.parents)
 
 
 # for the module, not the session: Playwright's event loop runs as long as it lives, and other tests start their own

@@ -202,7 +202,7 @@ def test_an_error_of_the_view_is_shown_in_the_panel_and_goes_again(panels):
 def test_in_the_ci_nothing_may_be_missing(missing, settings, says, tmp_path):
     if missing == "Playwright":
         (tmp_path / "playwright.py").write_text("raise ModuleNotFoundError('no Playwright')")
-    arguments = ["-p", "no:cacheprovider", f"--confcutdir={settings}", f"{Path(__file__)}::{FAULTY_TEST}"]
+    arguments = ["-n0", "-p", "no:cacheprovider", f"--confcutdir={settings}", f"{Path(__file__)}::{FAULTY_TEST}"]
     found = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments], cwd=ROOT, capture_output=True, text=True,
         env={**os.environ, "PATH": str(tmp_path), "PYTHONPATH": str(tmp_path), "CI": "true"},
