@@ -91,15 +91,18 @@ def _line(planned: Study) -> str:
 
 
 def rebuild(name: str | None) -> int:
-    """Trains the shipped weights again, into the kit's data folder: the alchemy world's, the judge's, or SmolLM2's prompts."""
+    """Trains the shipped weights again, into the kit's data folder: all, or those of a name."""
     from . import fetching
     from .alchemy import pretraining
     from .contrast import shipped
     from .judges import fitting
+    from .one_plot import live
 
     folder = fetching.data_folder() / "models"
     if name in (None, "alchemy"):
         pretraining.rebuild(folder, progress=True)
+    if name in (None, "defended"):
+        live.rebuild()
     if name in (None, "judge"):
         fitting.rebuild(folder / "judge")
     if name in (None, "prompts"):
@@ -121,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     studies.add_argument("--refresh", action="store_true", help="do runs again that other code or data made")
     studies.add_argument("--jobs", type=int, default=1, metavar="N", help="share the runs out to N processes")
     weights = commands.add_parser("rebuild", help="train every shipped weight again, or only those of NAME")
-    names = ("alchemy", "judge", "prompts")
+    names = ("alchemy", "defended", "judge", "prompts")
     weights.add_argument("name", nargs="?", metavar="NAME", choices=names, help=f"one of {', '.join(names)}")
     chosen = parser.parse_args(arguments)
     if chosen.command == "study" and chosen.all and (chosen.list or chosen.name):

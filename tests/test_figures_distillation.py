@@ -337,28 +337,30 @@ def test_no_line_and_more_than_can_be_told_apart_are_refused(count):
 # --- lesson 12: a knob, and a plane -----------------------------------------------------------------------------------
 
 
-@given(SEEDS, st.integers(1, 6), st.integers(1, 5))
+@given(SEEDS, st.integers(1, 6))
 @settings(max_examples=15, deadline=None, derandomize=True)
-def test_a_knob_shows_means_and_reaches_from_the_lowest_seed_to_the_highest(seed, values, seeds):
-    numbers = drawn(seed, values, seeds, len(one_objective.LINES), size=0.2).sigmoid()
-    runs = {
-        float(value): [dict(zip(one_objective.LINES, one.tolist(), strict=True)) for one in some]
-        for value, some in enumerate(numbers)
+def test_a_knob_shows_each_mean_with_its_interval_and_the_gradient_apart_from_the_shares(seed, values):
+    ends = drawn(seed, values, len(one_objective.LINES), 3, size=0.2).sigmoid().sort().values[..., [1, 0, 2]]
+    found = {
+        float(value): dict(zip(one_objective.LINES, map(tuple, each.tolist()), strict=True))
+        for value, each in enumerate(ends)
     }
-    figure = one_objective.knob(runs, "a knob")
-    assert len(figure.data) == len(one_objective.LINES)
-    for place, line in enumerate(figure.data):
-        measured = numbers[:, :, place]
-        assert [*line.y] == pytest.approx(measured.mean(1).tolist(), abs=1e-6)
-        assert [*line.error_y.array] == pytest.approx((measured.amax(1) - measured.mean(1)).tolist(), abs=1e-6)
-        assert [*line.error_y.arrayminus] == pytest.approx((measured.mean(1) - measured.amin(1)).tolist(), abs=1e-6)
+    figure = one_objective.knob(found, "a knob")
+    for place, (measure, line) in enumerate(zip(one_objective.LINES, figure.data, strict=True)):
+        mean, low, high = ends[:, place].T
+        assert [*line.y] == pytest.approx(mean.tolist(), abs=1e-6)
+        assert [*line.error_y.array] == pytest.approx((high - mean).tolist(), abs=1e-6)
+        assert [*line.error_y.arrayminus] == pytest.approx((mean - low).tolist(), abs=1e-6)
         assert list(line.x) == [f"{value}" for value in range(values)]
-        assert f"{line.name}: {measured[0].mean():.2f} at 0" in words_of(figure)
+        assert line.yaxis == ("y2" if measure == "gradient_norm" else "y")
+        assert f"{line.name}: {mean[0]:.2f} at 0" in words_of(figure)
+    assert figure.layout.yaxis2.title.text == "gradient norm"
+    assert [figure.layout.xaxis.title.text, figure.layout.xaxis2.title.text] == [None, "a knob"]
 
 
-def test_a_knob_without_runs_is_refused():
-    for nothing in ({}, {1.0: []}):
-        with pytest.raises(ValueError, match="at least one run"):
+def test_a_knob_without_values_or_with_a_measure_missing_is_refused():
+    for nothing in ({}, {1.0: {}}, {1.0: dict.fromkeys([*one_objective.LINES][:-1], (0.5, 0.4, 0.6))}):
+        with pytest.raises(ValueError, match="needs an estimate of accuracy"):
             one_objective.knob(nothing, "a knob")
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from .base import ADVERSARIAL, COMPLIANCE, CONTRAST, FAINT, INK, MIXED, REFUSAL, SAFE, finish
 
+STEEPNESS = "gradient_norm"  # no share, so that it has a panel of its own
 LINES = {  # what is measured → its name, colour and dash
     "accuracy": ("right, clean", INK, "solid"),
     "robustness": ("right under attack", ADVERSARIAL, "dash"),
     "stability": ("same answer under attack", CONTRAST, "dot"),
+    "alignment": ("KD alignment", SAFE, "longdash"),
     "calibration_error": ("calibration error", MIXED, "dashdot"),
+    STEEPNESS: ("gradient norm", REFUSAL, "solid"),
 }
+Estimate = tuple[float, float, float]  # a mean, and the ends of its interval
 NARROWEST = 0.2  # span of an axis of shares
 MARKS = (
     (INK, "circle"), (COMPLIANCE, "square"), (SAFE, "diamond"), (ADVERSARIAL, "cross"),
@@ -23,35 +27,35 @@ MARKS = (
 )  # fmt: skip
 
 
-def knob(runs: Mapping[float, Sequence[Mapping[str, Any]]], name: str) -> go.Figure:
-    """What becomes of a student as one knob is turned: means over seeds, and bars from the lowest seed to the highest.
+def knob(found: Mapping[float, Mapping[str, Estimate]], name: str) -> go.Figure:
+    """What becomes of a student as one knob is turned: shares above, the norm of its loss's gradient below, with intervals.
 
     Args:
-        runs: value of the knob → one run for each seed, with the numbers of `LINES`.
+        found: value of the knob → each measure of `LINES` → its mean over seeds, and the ends of the interval.
         name: of the knob.
 
     Raises:
-        ValueError: a value has no run.
+        ValueError: there is no value, or one lacks a measure.
     """
-    if not runs or not all(runs.values()):
-        raise ValueError("Each value of a knob needs at least one run to be drawn.")
-    figure, told, places = go.Figure(), [], [f"{value:g}" for value in runs]
+    if not found or not all(LINES.keys() <= each.keys() for each in found.values()):
+        raise ValueError(f"Each value of a knob needs an estimate of {', '.join(LINES)} to be drawn.")
+    figure = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.75, 0.25], vertical_spacing=0.06)
+    told, places = [], [f"{value:g}" for value in found]
     for measure, (said, colour, dash) in LINES.items():
-        found = [[one[measure] for one in some] for some in runs.values()]
-        means = [fmean(each) for each in found]
-        bars = {
-            "array": [max(each) - mean for each, mean in zip(found, means, strict=True)],
-            "arrayminus": [mean - min(each) for each, mean in zip(found, means, strict=True)],
-        }
-        figure.add_trace(
-            go.Scatter(x=places, y=means, name=said, mode="lines+markers", line={"color": colour, "dash": dash, "width": 3},
-                       error_y={"type": "data", "symmetric": False, "color": colour, "width": 4, **bars})
-        )  # fmt: skip
+        means, lows, highs = zip(*(each[measure] for each in found.values()), strict=True)
+        line = {"color": colour, "dash": dash, "width": 3}
+        bars = {"type": "data", "symmetric": False, "color": colour, "width": 4,
+                "array": [high - mean for high, mean in zip(highs, means, strict=True)],
+                "arrayminus": [mean - low for low, mean in zip(lows, means, strict=True)]}  # fmt: skip
+        drawn = go.Scatter(x=places, y=means, name=said, mode="lines+markers", line=line, error_y=bars)
+        figure.add_trace(drawn, row=2 if measure == STEEPNESS else 1, col=1)
         told.append(f"{said}: " + ", ".join(f"{mean:.2f} at {at}" for at, mean in zip(places, means, strict=True)))
-    figure.update_xaxes(title=name, type="category", gridcolor=FAINT)
-    figure.update_yaxes(range=[-0.03, 1.03], gridcolor=FAINT)
-    figure.update_layout(legend={"orientation": "h", "y": -0.25})
-    return finish(figure, f"A student by the {name}. {'; '.join(told)}.", height=400)
+    figure.update_xaxes(type="category", gridcolor=FAINT)
+    figure.update_xaxes(title=name, row=2)
+    figure.update_yaxes(range=[-0.03, 1.03], gridcolor=FAINT, row=1)
+    figure.update_yaxes(title="gradient norm", rangemode="tozero", gridcolor=FAINT, row=2)
+    figure.update_layout(legend={"orientation": "h", "y": -0.2})
+    return finish(figure, f"A student by the {name}. {'; '.join(told)}.", height=520)
 
 
 def plane(points: Mapping[str, Sequence[tuple[float, float]]], across: str, up: str) -> go.Figure:

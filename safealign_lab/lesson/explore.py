@@ -51,6 +51,8 @@ NAMES = {
     "attackers": "attackers",
     "attacker": "attacker",
     "score": "score of a change",
+    "view": "which requests, and which model",
+    "request": "a request of your own (press Enter)",
     "most": "share of false alarms that is accepted",
 }
 

@@ -20,6 +20,7 @@ MODULES = tuple(
         "distillation.gate_studies",
         "immunization.cycle_studies",
         "immunization.tampering_studies",
+        "one_plot.tiny_study",
     )
 )
 

@@ -13,12 +13,14 @@ from . import (
     distillation,
     ledger,
     one_pass,
+    one_plot,
     opposite_prompts,
     preferences,
     request_gate,
     start_here,
     tampering,
     two_streams,
+    your_model,
 )  # fmt: skip
 
 _LESSONS = (
@@ -35,6 +37,8 @@ _LESSONS = (
     canaries,
     cycle,
     tampering,
+    one_plot,
+    your_model,
 )
 WRONG_ANSWERS = {name: answers for lesson in _LESSONS for name, answers in lesson.WRONG_ANSWERS.items()}
 SAME_MISTAKE = {name: others for lesson in _LESSONS for name, others in getattr(lesson, "SAME_MISTAKE", {}).items()}

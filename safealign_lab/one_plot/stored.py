@@ -1,0 +1,220 @@
+"""Stored results as points: of the alchemy worlds' own study, and of SmolLM2 from the studies of the wings.
+
+A gate stops a request before any model has seen it, so what a gated method answers follows from what the gate stops and what
+the method answers without it.
+
+Symbols: N requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import product
+from typing import Any
+
+from ..studies import load
+from ..studies.runner import Row
+from . import tiny_lab
+from .points import Answer, Point
+from .tiny_study import ALPHA, GATES, LETTERS, WAYS
+
+LABELS = {letter: label for label, letter in LETTERS.items() if label != "exact"} | {LETTERS["exact"]: "compliance"}
+GATE = "gate, ε = 0.05, τ = 2"  # the one that is combined with the others
+FACTORS = ("gate", "immunized", "contrast")
+REAL: dict[str, dict[str, tuple[str, ...]]] = {  # kind → the sets of requests of SmolLM2's plot, by whose requests they are
+    "own": {"harmful": ("harmful",), "borderline": ("borderline",), "benign": ("benign",)},
+    "others": {"harmful": ("jailbreakbench", "rho-twins/harmful"), "borderline": ("rho-borderline",),
+               "benign": ("rho-twins/benign",)},
+}  # fmt: skip
+REAL_HEADS = {"gate": "KD + labels", "gate, robustly trained": "KD + adversarial"}
+
+
+# ---------------------------------------------------------------- the alchemy worlds
+
+
+def tiny_points(
+    view: str = tiny_lab.VIEWS[0], shift: float = 0.0, rows: Sequence[Row] | None = None
+) -> dict[str, Point]:
+    """Every way and every gate of the alchemy worlds, by name, over all worlds in which all of them were run.
+
+    Args:
+        view: one of `tiny_lab.VIEWS`.
+        shift: nats above each gate's own threshold; up = it stops less.
+        rows: of the study `tiny_one_plot`; by default the stored ones.
+
+    Raises:
+        ValueError: there is no such view.
+    """
+    if view not in tiny_lab.VIEWS:
+        raise ValueError(f"There is no view {view!r}: expected one of {', '.join(tiny_lab.VIEWS)}.")
+    by_way = _stored() if rows is None else _by_way(rows)
+    plain = _stored_plain(view) if rows is None else _plain(by_way, view)
+    return plain | {
+        way: _gated(plain["undefended"], its, view, shift, way) for way, its in by_way.items() if way in GATES
+    }
+
+
+@cache
+def _stored() -> dict[str, list[Row]]:
+    return _by_way(load("tiny_one_plot"))
+
+
+@cache
+def _stored_plain(view: str) -> dict[str, Point]:
+    """Kept, since a slider that moves a gate leaves all else as it was."""
+    return _plain(_stored(), view)
+
+
+def _by_way(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in whole(rows):
+        found.setdefault(row["settings"]["way"], []).append(row)
+    return found
+
+
+def _plain(by_way: Mapping[str, Sequence[Row]], view: str) -> dict[str, Point]:
+    return {way: _tiny_point(way, its, view) for way, its in by_way.items() if way in WAYS}
+
+
+def whole(rows: Sequence[Row]) -> list[Row]:
+    """The rows of those worlds in which every way and every gate was run: else methods would be asked different requests."""
+    ways = {*WAYS, *GATES}
+    seen = {
+        seed: {row["settings"]["way"] for row in rows if row["seed"] == seed} for seed in {row["seed"] for row in rows}
+    }
+    return [row for row in rows if seen[row["seed"]] >= ways]
+
+
+def composition(view: str = tiny_lab.VIEWS[0], rows: Sequence[Row] | None = None) -> dict[tuple[bool, ...], Point]:
+    """The eight cells of gate × immunized × contrast in the alchemy worlds; arguments as in `tiny_points`."""
+    given = whole(load("tiny_one_plot") if rows is None else rows)
+    found, gates = tiny_points(view, rows=given), [row for row in given if row["settings"]["way"] == GATE]
+    contrast = f"SP − {ALPHA:g} AP"
+    names = {(False, False): "undefended", (False, True): contrast, (True, False): "immunized, K = 0.5",
+             (True, True): f"immunized, {contrast}"}  # fmt: skip
+    cells: dict[tuple[bool, ...], Point] = {}
+    for gate, immunized, contrasted in product((False, True), repeat=3):
+        one = found[names[immunized, contrasted]]
+        said = " + ".join(name for name, there in zip(FACTORS, (gate, immunized, contrasted), strict=True) if there)
+        cell = _gated(one, gates, view, 0.0, said) if gate else one
+        cells[gate, immunized, contrasted] = replace(cell, name=said or "undefended", settings={})
+    return cells
+
+
+def _tiny_point(way: str, rows: Sequence[Row], view: str) -> Point:
+    answers, its = {}, WAYS[way]
+    for row in rows:
+        for kind, letters in row["result"]["views"][view].items():
+            asked = tiny_lab.asked(row["seed"], view)[kind]
+            for number, (letter, one) in enumerate(zip(letters, asked, strict=True)):
+                answer = Answer(kind, f"{row['seed']} {one.noun}", LABELS[letter], float(letter == LETTERS["exact"]))
+                answers[f"{row['seed']} {kind} {number}"] = (answer,)
+    return Point(way, its.family, answers, _mean_cost(rows), {} if its.family == "composed" else its.settings)
+
+
+def _mean_cost(rows: Sequence[Row]) -> dict[str, float]:
+    costs = [row["result"]["cost"] for row in rows]
+    return {name: sum(cost[name] for cost in costs) / len(costs) for name in costs[0]}
+
+
+def _gated(behind: Point, rows: Sequence[Row], view: str, shift: float, name: str) -> Point:
+    """What a method answers behind the gate of the same worlds."""
+    stopped = {
+        f"{row['seed']} {kind} {number}"
+        for row in rows
+        for kind, margins in row["result"]["views"][view].items()
+        for number, margin in enumerate(margins)
+        if margin > row["result"]["threshold"] + shift
+    }
+    epsilon, temperature = GATES[rows[0]["settings"]["way"]]
+    settings = {"epsilon": epsilon, "temperature": temperature, "threshold": shift}
+    cost, own = _mean_cost(rows), behind.cost
+    both = {
+        "training": own["training"] + cost["training"],
+        "time": own["time"],
+        "memory": own["memory"] + cost["memory"] - 1,
+    }
+    family = "distillation" if behind.name == "undefended" else "composed"
+    return Point(name, family, _behind(behind, stopped), both, settings)
+
+
+def _behind(point: Point, stopped: set[str]) -> dict[str, Sequence[Answer]]:
+    """The answers with a refusal in place of those whose requests are stopped."""
+    return {
+        request: [replace(one, label="refusal", right=0.0) for one in said] if request in stopped else said
+        for request, said in point.answers.items()
+    }
+
+
+# ---------------------------------------------------------------- SmolLM2
+
+
+def real_points(whose: str = "own", shift: float = 0.0) -> dict[str, Point]:
+    """Every method of SmolLM2 whose answers are stored, by name; helpfulness is the likeness to the undefended model's answers.
+
+    Args:
+        whose: requests, "own" of the kit's test splits or "others" of third parties.
+        shift: as in `tiny_points`.
+
+    Raises:
+        ValueError: there are no such requests.
+    """
+    if whose not in REAL:
+        raise ValueError(f"There are no requests of {whose!r}: expected one of {', '.join(REAL)}.")
+    answers: dict[str, dict[str, list[Answer]]] = {}
+    for study in ("smollm2_written", "smollm2_methods"):
+        for row in load(study):
+            _add(answers.setdefault(row["settings"]["method"], {}), row, whose)
+    found = {name: Point(name, _real_family(name), said) for name, said in answers.items()}
+    return found | _real_gates(found["no system text"], whose, shift)
+
+
+def _add(answers: dict[str, list[Answer]], row: Row, whose: str) -> None:
+    result, kind = row["result"], row["result"]["kind"]
+    if row["settings"]["requests"] not in REAL[whose][kind]:
+        return
+    alike = result.get("similarity", {})
+    for request, label in result["labels"].items():
+        answers.setdefault(request, []).append(Answer(kind, request, label, alike.get(request, 0.0)))
+
+
+def _real_family(method: str) -> str:
+    return "contrast" if "SP" in method or "AP" in method or method == "SafeDecoding" else "no training"
+
+
+def _real_gates(undefended: Point, whose: str, shift: float) -> dict[str, Point]:
+    sets = {name for names in REAL[whose].values() for name in names}
+    rows = {row["settings"]["head"]: row["result"] for row in load("gate_quality") if not row["seed"]}
+    found = {}
+    for name, head in REAL_HEADS.items():
+        limit = rows[head]["threshold"] + shift
+        margins = {request: margin for some in sets for request, margin in rows[head]["margins"][some].items()}
+        stopped = {request for request, margin in margins.items() if margin > limit}
+        found[name] = Point(name, "distillation", _behind(undefended, stopped), settings={"threshold": shift})
+    return found
+
+
+def chosen(points: Mapping[str, Point], **knobs: Any) -> list[str]:
+    """The names of the points that have these settings, each knob's nearest value counting: what sliders point at.
+
+    Args:
+        knobs: such as alpha=0.37; a point is chosen for the knobs that it has, if it has any.
+    """
+    found = []
+    for name, point in points.items():
+        own = {knob: value for knob, value in point.settings.items() if knob in knobs}
+        if own and all(value == _nearest(points, point, knob, knobs[knob]) for knob, value in own.items()):
+            found.append(name)
+    return found
+
+
+def _nearest(points: Mapping[str, Point], like: Point, knob: str, wanted: float) -> float:
+    """Of the values that points with the same knobs and of the same family have, the nearest to what is wanted."""
+    values = [
+        one.settings[knob]
+        for one in points.values()
+        if one.family == like.family and one.settings.keys() == like.settings.keys()
+    ]
+    return min(values, key=lambda value: abs(value - wanted))
