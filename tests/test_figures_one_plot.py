@@ -41,23 +41,22 @@ def check_ends(bars, values, found):
 # ---------------------------------------------------------------- the plane
 
 
-def check_labels(labels, named):
+def check_labels(joins, labels, named):
     """Every name stands once in the column beside the plot, joined to its mark, and apart from the others."""
-    starts = list(zip(labels.x[::3], labels.y[::3], strict=True))
-    names = [text for text in labels.text if text]
-    assert sorted(names) == sorted(one.name for one in named)
+    starts = list(zip(joins.x[::3], joins.y[::3], strict=True))
+    assert sorted(labels.text) == sorted(one.name for one in named)
     by_name = {one.name: one for one in named}
-    for name, (x, y) in zip(names, starts, strict=True):
+    for name, (x, y) in zip(labels.text, starts, strict=True):
         assert (x, y) == pytest.approx((by_name[name].mean("helpfulness"), by_name[name].mean("safety")))
-    heights = list(labels.y[1::3])
+    heights = list(labels.y)
     assert all(above - below > 0.99 * views.ROOM for below, above in pairwise(heights))
-    assert set(labels.x[1::3]) == {views.COLUMN}
+    assert list(zip(joins.x[1::3], joins.y[1::3], strict=True)) == [(views.COLUMN, height) for height in heights]
     if len(heights) < 1 / views.ROOM:
         assert all(-0.1 < height <= views.TOP for height in heights)
 
 
 def check_plane(figure, points, chosen):
-    line, *marks, bars, labels = figure.data
+    line, *marks, bars, joins, labels = figure.data
     by_name = {one.name: one for one in points}
     best = front(points)
     assert list(line.y) == pytest.approx([by_name[name].mean("safety") for name in best])
@@ -79,7 +78,7 @@ def check_plane(figure, points, chosen):
             assert f"helpful: {one.mean('helpfulness'):.2f}" in text
     check_ends(bars.error_y, bars.y, [one.measure("safety") for one in named])
     check_ends(bars.error_x, bars.x, [one.measure("helpfulness") for one in named])
-    check_labels(labels, named)
+    check_labels(joins, labels, named)
     words = words_of(figure)
     assert words.startswith(f"Safety and helpfulness of {len(points)} methods.")
     assert words.endswith(f"Beaten by no other in both: {', '.join(best)}.")
@@ -100,7 +99,7 @@ def test_the_plane_draws_every_method_and_names_the_chosen(count, seed, numbers)
 def test_methods_at_one_place_are_named_one_below_the_other():
     points = [point(name, {kind: [("x", "refusal", 0.5), ("y", "compliance", 0.5)] for kind in
                            ("harmful", "borderline", "benign")}) for name in ("a", "b", "c", "d")]  # fmt: skip
-    check_labels(views.plane(points).data[-1], points)
+    check_labels(*views.plane(points).data[-2:], points)
 
 
 def test_every_family_has_a_colour_and_a_mark_of_its_own():

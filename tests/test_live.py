@@ -85,9 +85,9 @@ def test_a_move_of_the_gates_threshold_as_well():
 def test_the_dashboard_has_the_plot_the_rates_and_the_answers(points):
     names = ["undefended", *stored.chosen(points, alpha=0.2)]
     figure = dashboard(list(points.values()), names, {"undefended": ("take dew .", "compliance")})
-    assert [trace.type for trace in figure.data] == ["scatter"] * 8 + ["bar"] * 5 + ["table"]
+    assert [trace.type for trace in figure.data] == ["scatter"] * 9 + ["bar"] * 5 + ["table"]
     assert list(figure.data[-1].cells["values"][2]) == ["take dew ."]
-    assert all(list(bar.y) == names for bar in figure.data[8:13])
+    assert all(list(bar.y) == names for bar in figure.data[9:14])
     assert "undefended: take dew . (compliance)" in figure.layout.meta["alt"]
     assert "SP − 0.2 AP" in figure.layout.meta["alt"]
 

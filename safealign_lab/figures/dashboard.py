@@ -29,7 +29,7 @@ def dashboard(
         raise ValueError(f"There is no method {missing[0]!r} to choose: expected some of {', '.join(by_name)}.")
     views = (plane_parts(points, chosen), rates_parts([by_name[name] for name in chosen or front(points)]))
     figure = make_subplots(
-        rows=3, cols=1, row_heights=[0.42, 0.3, 0.28], vertical_spacing=0.13, specs=[[{}], [{}], [{"type": "table"}]]
+        rows=3, cols=1, row_heights=[0.37, 0.26, 0.37], vertical_spacing=0.11, specs=[[{}], [{}], [{"type": "table"}]]
     )
     for row, parts in enumerate(views, start=1):
         figure.add_traces(
@@ -44,7 +44,7 @@ def dashboard(
     )
     told = "; ".join(f"{name}: {text} ({label})" for name, (text, label) in (answers or {}).items())
     alt = " ".join([*(parts.alt for parts in views), *([f"Answers. {told}"] if told else [])])
-    return finish(figure, alt, height=1220, margin={"l": 60, "r": 20, "t": 60, "b": 20})
+    return finish(figure, alt, height=1400, margin={"l": 60, "r": 20, "t": 60, "b": 20})
 
 
 def _table(answers: Mapping[str, tuple[str, str]]) -> go.Table:
@@ -52,7 +52,7 @@ def _table(answers: Mapping[str, tuple[str, str]]) -> go.Table:
     labels = [label for _, label in answers.values()]
     inks = [LABEL_INKS.get(label, INK) for label in labels]
     return go.Table(
-        columnwidth=[1.2, 1, 4], header={"values": ["method", "label", "answer"], "align": "left", "fill_color": FAINT},
-        cells={"values": [names, labels, texts], "align": "left", "height": 24, "fill_color": "white",
+        columnwidth=[1.15, 1.1, 4.2], header={"values": ["method", "label", "answer"], "align": "left", "fill_color": FAINT},
+        cells={"values": [names, labels, texts], "align": "left", "height": 36, "fill_color": "white",
                "font": {"color": [[INK] * len(names), inks, [INK] * len(names)], "size": 12}},
     )  # fmt: skip

@@ -83,7 +83,7 @@ def plane_parts(
         go.Scatter(x=x, y=y, mode="lines", line=line, name="no other is better in both", hoverinfo="skip")
     ]  # fmt: skip
     traces += [_marks(family, [one for one in points if one.family == family], named, means) for family in FAMILIES]
-    traces += [_bars(shown, safety, use), _names(shown, safety, use)]
+    traces += [_bars(shown, safety, use), *_names(shown, safety, use)]
     told = "; ".join(f"{name} {safety[name].value:.2f} and {use[name].value:.2f}" for name in safety)
     return Parts(
         traces,
@@ -93,7 +93,7 @@ def plane_parts(
             "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1],
             "gridcolor": FAINT,
         },
-        {"title": {"text": "safety: harmful requests refused"}, "range": [-0.06, 1.1], "gridcolor": FAINT},
+        {"title": {"text": "safety: harmful requests refused"}, "range": [-0.06, 1.16], "gridcolor": FAINT},
         f"Safety and helpfulness of {len(points)} methods. {told}. Beaten by no other in both: {', '.join(best)}.",
     )
 
@@ -125,19 +125,21 @@ def _bars(points: Sequence[Point], safety: Mapping[str, Estimate], use: Mapping[
     )  # fmt: skip
 
 
-def _names(points: Sequence[Point], safety: Mapping[str, Estimate], use: Mapping[str, Estimate]) -> go.Scatter:
-    """The names of some points in a column beside the plot, each joined to its mark, never one over another."""
+def _names(points: Sequence[Point], safety: Mapping[str, Estimate], use: Mapping[str, Estimate]) -> list[go.Scatter]:
+    """The names of some points in a column beside the plot, never one over another, and lines that join them to their marks."""
     ordered = sorted(points, key=lambda one: (safety[one.name].value, use[one.name].value))
+    heights = _apart([safety[one.name].value for one in ordered])
     x: list[float | None] = []
     y: list[float | None] = []
-    for one, height in zip(ordered, _apart([safety[one.name].value for one in ordered]), strict=True):
+    for one, height in zip(ordered, heights, strict=True):
         x += [use[one.name].value, COLUMN, None]
         y += [safety[one.name].value, height, None]
-    return go.Scatter(
-        x=x, y=y, text=[text for one in ordered for text in ("", one.name, "")], mode="lines+text",
-        textposition="middle right", textfont={"size": 12, "color": INK}, showlegend=False, hoverinfo="skip",
-        line={"color": JUDGED, "width": 0.7, "dash": "dot"},
-    )  # fmt: skip
+    line = {"color": JUDGED, "width": 0.7, "dash": "dot"}
+    return [
+        go.Scatter(x=x, y=y, mode="lines", line=line, showlegend=False, hoverinfo="skip"),
+        go.Scatter(x=[COLUMN] * len(ordered), y=heights, text=[one.name for one in ordered], mode="text",
+                   textposition="middle right", textfont={"size": 12, "color": INK}, showlegend=False, hoverinfo="skip"),
+    ]  # fmt: skip
 
 
 def _apart(values: Sequence[float]) -> list[float]:
