@@ -54,8 +54,9 @@ def knob(found: Mapping[float, Mapping[str, Estimate]], name: str) -> go.Figure:
     figure.update_xaxes(title=name, row=2)
     figure.update_yaxes(range=[-0.03, 1.03], gridcolor=FAINT, row=1)
     figure.update_yaxes(title="gradient norm", rangemode="tozero", gridcolor=FAINT, row=2)
-    figure.update_layout(legend={"orientation": "h", "y": -0.2})
-    return finish(figure, f"A student by the {name}. {'; '.join(told)}.", height=520)
+    figure.update_layout(legend={"orientation": "h", "y": 0, "yref": "container", "yanchor": "bottom"})
+    room = {"l": 60, "r": 20, "t": 20, "b": 130}  # below: the axis, and a legend of up to three lines
+    return finish(figure, f"A student by the {name}. {'; '.join(told)}.", height=540, margin=room)
 
 
 def plane(points: Mapping[str, Sequence[tuple[float, float]]], across: str, up: str) -> go.Figure:
