@@ -9,6 +9,7 @@ from pathlib import Path
 if os.environ.get("PYTEST_XDIST_WORKER"):  # before torch is there: two processes, and a core for each
     os.environ["OMP_NUM_THREADS"] = "1"
 
+import hypothesis
 import pytest
 import torch
 import two_at_once
@@ -17,6 +18,8 @@ from toy_words import toy_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+hypothesis.settings.register_profile("beside others", deadline=None)  # two processes wait for each other now and then
+hypothesis.settings.load_profile("beside others")
 
 
 @pytest.hookimpl(wrapper=True)

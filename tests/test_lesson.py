@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from importlib.metadata import version
 
 import pytest
@@ -32,6 +34,20 @@ class TestStart:
         monkeypatch.setenv("SAFEALIGN_TIER", "small")
         assert chosen_tier() == "small"
         assert chosen_tier("gpu") == "gpu"
+
+    def test_what_transformers_says_of_a_cache_by_its_old_name_is_not_shown_and_all_else_is(self, caplog):
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.simplefilter("always")
+            lesson.start("00_start_here")
+            warnings.warn("`past_key_values` is deprecated and will be removed", FutureWarning, stacklevel=1)
+            warnings.warn("something else is deprecated", FutureWarning, stacklevel=1)
+        assert [str(one.message) for one in shown if one.category is FutureWarning] == ["something else is deprecated"]
+        logger = logging.getLogger("transformers.utils.generic")
+        logger.addHandler(caplog.handler)
+        logger.warning("`past_key_values` is deprecated")
+        logger.warning("the weights are missing")
+        logger.removeHandler(caplog.handler)
+        assert {record.getMessage() for record in caplog.records} == {"the weights are missing"}
 
     def test_an_unknown_tier_is_named_with_the_right_ones(self):
         with pytest.raises(ValueError, match="no tier 'huge'.*tiny, small, gpu"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
+import warnings
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -36,6 +38,9 @@ class Session:
 
 
 _current: Session | None = None  # a kernel runs one lesson
+OLD_NAME = (
+    "past_key_values"  # of the cache, which transformers 5.24 calls anew; the kit serves versions with either name
+)
 
 
 def chosen_tier(tier: str | None = None) -> str:
@@ -48,6 +53,10 @@ def chosen_tier(tier: str | None = None) -> str:
     if name not in TIERS:
         raise ValueError(f"There is no tier {name!r}: set SAFEALIGN_TIER or tier= to one of {', '.join(TIERS)}.")
     return name
+
+
+def _without_the_old_name(record: logging.LogRecord) -> bool:
+    return OLD_NAME not in record.getMessage()
 
 
 def start(lesson: str, tier: str | None = None, minutes: dict[str, str] | None = None, seed: int = 0) -> Session:
@@ -77,6 +86,9 @@ def start(lesson: str, tier: str | None = None, minutes: dict[str, str] | None =
     rows["Python"] = platform.python_version()
     rows |= {package: metadata.version(package) for package in PACKAGES} | {"safealign-lab": __version__}
     show_table([{"": key, "value": value} for key, value in rows.items()])
+    # a learner can do nothing about it, and it would stand in red under every third cell
+    warnings.filterwarnings("ignore", message=f".*{OLD_NAME}.*", category=FutureWarning)
+    logging.getLogger("transformers.utils.generic").addFilter(_without_the_old_name)
     _current = session
     return session
 
