@@ -90,7 +90,7 @@ class Live:
 
 
 def _prompt_folder(role: str) -> Path:
-    return fetching.data_folder() / "prompts" / f"tiny-{role}"
+    return fetching.data_folder() / "models" / f"tiny-prompt-{role}"
 
 
 def rebuild() -> None:
