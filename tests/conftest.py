@@ -32,10 +32,14 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """What belongs together goes to one process, in an order that lets later tests use what earlier ones made."""
+    """An order that lets later tests use what earlier ones made."""
     two_at_once.order(items)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """What belongs together goes to one process."""
+    return two_at_once.Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -45,3 +45,13 @@ def test_two_that_are_not_timed_run_side_by_side(tmp_path, monkeypatch):
     for thread in threads:
         thread.join(timeout=20)
     assert not together.broken
+
+
+def test_a_file_is_a_group_and_the_browsers_notebooks_are_two():
+    tests = [
+        f"tests/browser/test_browser.py::test_it_runs[{name}]"
+        for name in ("10_soft_labels", "11_bounded_noise", "40_a-800")
+    ]
+    assert [two_at_once.group_of(test)[-1] for test in tests] == ["1", "0", "0"]
+    assert two_at_once.group_of("tests/browser/test_browser.py::test_faulty") == "tests/browser/test_browser.py"
+    assert two_at_once.group_of("tests/test_data.py::test_a[10_soft]") == "tests/test_data.py"

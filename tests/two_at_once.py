@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from xdist.scheduler import LoadScopeScheduling
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -23,16 +25,22 @@ def common(base: Path) -> Path:
 def order(items: list[pytest.Item]) -> None:
     """Notebooks first, since they take longest; the browser last, since it reads back what they have trained."""
     items.sort(key=lambda item: (BROWSER in item.path.parts, item.path.name != NOTEBOOKS))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
-def _group(item: pytest.Item) -> str:
-    """A file is a group; the browser's notebooks are two, each with a JupyterLab of its own."""
-    params = getattr(getattr(item, "callspec", None), "params", {})
-    if BROWSER in item.path.parts and "notebook" in params:
-        return f"browser {sum(map(ord, params['notebook'])) % 2}"
-    return str(item.path.relative_to(item.config.rootpath))
+def group_of(nodeid: str) -> str:
+    """What goes to one process: a file; the browser's notebooks are two groups, each with a JupyterLab of its own."""
+    path, _, test = nodeid.partition("::")
+    notebook = re.search(r"\[(\d)(\d)_", test)
+    if BROWSER in Path(path).parts and notebook:
+        return f"{path} {(int(notebook[1]) + int(notebook[2])) % 2}"
+    return path
+
+
+class Scheduling(LoadScopeScheduling):
+    """xdist's scheduling of whole groups."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
 
 
 @contextmanager

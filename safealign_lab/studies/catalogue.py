@@ -16,7 +16,6 @@ MODULES = tuple(
         "contrast.prompt_studies",
         "contrast.real_studies",
         "contrast.real_one_pass",
-        "contrast.real_stress",
         "distillation.studies",
         "distillation.noise_studies",
         "distillation.gate_studies",
@@ -27,13 +26,9 @@ MODULES = tuple(
 )
 
 
-TO_COME = ("smollm2_alpha", "smollm2_tuned", "smollm2_changed")  # planned, and not run: they take hours
-
-
 def catalogue() -> dict[str, Study]:
-    """Every study of the kit by its name, but for those that are still to come."""
-    studies = [study for module in MODULES for study in import_module(module).STUDIES]
-    return {study.name: study for study in studies if study.name not in TO_COME}
+    """Every study of the kit by its name."""
+    return {study.name: study for module in MODULES for study in import_module(module).STUDIES}
 
 
 def find(name: str) -> Study:
