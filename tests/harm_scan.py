@@ -37,6 +37,9 @@ LONGEST_CASE = (60, 20)  # words of a written answer, and those of them that fol
 WEIGHTS = (
     "data/models/tiny/model.safetensors",
     "data/models/tiny-teacher/model.safetensors",
+    "data/models/tiny-refusal-sft/model.safetensors",
+    "data/models/tiny-immunized/model.safetensors",
+    "data/models/tiny-prompt-*/adapter_model.safetensors",  # of the alchemy world's model, whose harm is none outside it
     "data/models/judge/*.safetensors",
     "data/prompts/smollm2-[0-9]/adapter_model.safetensors",
 )
