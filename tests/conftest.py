@@ -44,10 +44,14 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture(autouse=True)
 def room(request, tmp_path_factory) -> Iterator[None]:
-    """A test that is timed by the clock waits until no other runs, and keeps others from beginning."""
-    folder = two_at_once.common(tmp_path_factory.getbasetemp())
-    with two_at_once.room(folder, alone=request.node.get_closest_marker("alone") is not None):
+    """A test that is timed by the clock has all cores to itself: it waits for the others, and keeps more from beginning."""
+    alone = request.node.get_closest_marker("alone") is not None
+    threads = torch.get_num_threads()
+    with two_at_once.room(two_at_once.common(tmp_path_factory.getbasetemp()), alone):
+        if alone:
+            torch.set_num_threads(os.cpu_count() or threads)
         yield
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ import http.server
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -306,7 +307,9 @@ def child() -> subprocess.Popen[str]:
         print(fetching.wheel("safealign-toy"))
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 def test_the_bar_follows_the_download(index, monkeypatch):
@@ -341,7 +344,7 @@ def test_a_killed_download_leaves_nothing_that_is_taken_for_a_file(index, monkey
         while not any(fetching._largest_file(part) > 100_000 for part in toy_path().parent.glob("*.partial-*")):
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # pip with it, which would go on writing what is then swept away
         process.communicate()
         assert not toy_path().exists()
         assert list(toy_path().parent.glob("*.partial-*"))

@@ -7,6 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from ..distillation.quality import Estimate
 from ..measures import Rate
 
 # Okabe and Ito's palette: told apart with any kind of colour vision
@@ -53,8 +54,8 @@ def slider(names: Sequence[str], prefix: str) -> dict[str, Any]:
     }
 
 
-def error_bars(rates: Sequence[Rate], colour: str) -> dict[str, Any]:
-    """The intervals of rates as plotly draws them, around their values."""
+def error_bars(rates: Sequence[Rate | Estimate], colour: str) -> dict[str, Any]:
+    """The intervals of rates and other estimates as plotly draws them, around their values."""
     return {
         "type": "data", "symmetric": False, "color": colour, "thickness": 1.5, "width": 4,
         "array": [rate.high - rate.value for rate in rates], "arrayminus": [rate.value - rate.low for rate in rates],

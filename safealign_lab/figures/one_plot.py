@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from ..distillation.quality import Estimate
 from ..one_plot.points import FAMILIES, Comparison, Point, front
-from .base import ADVERSARIAL, COMPLIANCE, CONTRAST, FAINT, INCOHERENT, INK, JUDGED, REFUSAL, SAFE, finish
+from .base import ADVERSARIAL, COMPLIANCE, CONTRAST, FAINT, INCOHERENT, INK, JUDGED, REFUSAL, SAFE, error_bars, finish
 
 LOOKS = {  # family → colour and mark, so that none is told by its colour alone
     "no training": (INK, "circle"), "distillation": (REFUSAL, "diamond"), "contrast": (CONTRAST, "square"),
@@ -121,7 +121,8 @@ def _bars(points: Sequence[Point], safety: Mapping[str, Estimate], use: Mapping[
     return go.Scatter(
         x=[use[one.name].value for one in points], y=[safety[one.name].value for one in points], mode="markers",
         marker={"size": 1, "color": INK}, showlegend=False, hoverinfo="skip",
-        error_x=_reach([use[one.name] for one in points]), error_y=_reach([safety[one.name] for one in points]),
+        error_x=error_bars([use[one.name] for one in points], JUDGED),
+        error_y=error_bars([safety[one.name] for one in points], JUDGED),
     )  # fmt: skip
 
 
@@ -155,13 +156,6 @@ def _apart(values: Sequence[float]) -> list[float]:
     return heights
 
 
-def _reach(found: Sequence[Estimate]) -> dict[str, object]:
-    return {
-        "type": "data", "symmetric": False, "color": JUDGED, "thickness": 1.5, "width": 4,
-        "array": [one.high - one.value for one in found], "arrayminus": [one.value - one.low for one in found],
-    }  # fmt: skip
-
-
 def rates(points: Sequence[Point]) -> go.Figure:
     """Every measure of some methods with its interval, side by side.
 
@@ -188,7 +182,8 @@ def rates_parts(points: Sequence[Point]) -> Parts:
         found = [one.measure(measure) for one in points]
         traces.append(
             go.Bar(y=[one.name for one in points], x=[one.value for one in found], orientation="h", name=short,
-                   marker_color=colour, error_x=_reach(found), hovertext=[str(one) for one in found], hoverinfo="text+name")
+                   marker_color=colour, error_x=error_bars(found, JUDGED),
+                   hovertext=[str(one) for one in found], hoverinfo="text+name")
         )  # fmt: skip
         told.append(f"{short} {', '.join(f'{one.value:.2f}' for one in found)}")
     return Parts(

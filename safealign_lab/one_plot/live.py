@@ -12,6 +12,7 @@ from .. import fetching, models
 from ..alchemy import pretraining
 from ..alchemy.grader import Label, label
 from ..contrast import soft_prompts
+from ..contrast.recipes import TINY
 from ..distillation.gate import Gate
 from .tiny_lab import Lab
 from .tiny_study import ALPHA, WAYS, say
@@ -20,7 +21,6 @@ DEFENDED = {
     "refusal SFT": "tiny-refusal-sft",
     "immunized": "tiny-immunized",
 }  # name in the lab → folder of the kit's models
-ROLES = ("safeguarding", "adversarial")
 REFUSED = "(the gate stops it)"
 
 
@@ -39,7 +39,7 @@ class _Shipped(Lab):
         super().__init__(0)
         for name, folder in DEFENDED.items():
             self._models[name] = models.load(folder, device="cpu")[0]
-        for role in ROLES:
+        for role in TINY:
             self._prompts[role, "undefended"] = soft_prompts.load(_prompt_folder(role), self.base, self.tokenizer)
 
 
@@ -96,7 +96,7 @@ def _prompt_folder(role: str) -> Path:
 def rebuild() -> None:
     """Trains the shipped defended models and prompts of the alchemy world again, into the kit's data folder."""
     made = Lab(0)
-    for role in ROLES:
+    for role in TINY:
         prompt = made.prompt(role)  # (P, D)
         soft_prompts.save(prompt, _prompt_folder(role), made.base, made.tokenizer, role=role, seed=0)
     for name, folder in DEFENDED.items():

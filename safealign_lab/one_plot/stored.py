@@ -89,8 +89,7 @@ def whole(rows: Sequence[Row]) -> list[Row]:
 
 def composition(view: str = tiny_lab.VIEWS[0], rows: Sequence[Row] | None = None) -> dict[tuple[bool, ...], Point]:
     """The eight cells of gate × immunized × contrast in the alchemy worlds; arguments as in `tiny_points`."""
-    given = whole(load("tiny_one_plot") if rows is None else rows)
-    found, gates = tiny_points(view, rows=given), [row for row in given if row["settings"]["way"] == GATE]
+    found, gates = tiny_points(view, rows=rows), (_stored() if rows is None else _by_way(rows))[GATE]
     contrast = f"SP − {ALPHA:g} AP"
     names = {(False, False): "undefended", (False, True): contrast, (True, False): "immunized, K = 0.5",
              (True, True): f"immunized, {contrast}"}  # fmt: skip

@@ -41,6 +41,7 @@ from ..immunization.teachers import Teachers
 from ..models.adapters import adapted
 from ..training import Plan
 from .points import Point
+from .tiny_lab import FOUND
 from .your_checks import system_in_user, takes_system
 from .your_cycle import once
 from .your_files import ROLES, Defences, fingerprint, load_point, save_point
@@ -55,7 +56,6 @@ SHORT_CYCLE = Cycle(
     first=Plan(24, 1e-3, floor=0.02), second=Plan(12, 2e-4, schedule="constant"),
 )  # fmt: skip
 GENTLE = Plan(120, 2e-4, warmup=10, floor=0.02), Plan(60, 5e-5, schedule="constant")
-HUNDRED = 100  # requests, whose answering is the unit of training time
 
 
 @dataclass(frozen=True)
@@ -296,7 +296,7 @@ def _point(lab: Lab, way: _Way, trained: float, undefended: Point | None) -> Poi
         for streams in ("contrast" if way.alpha else "answering", "answering")
     ]
     cost = {
-        "training": trained / (plain * HUNDRED / len(asked)), "time": seconds / plain, "memory": memory[0] / memory[1],
+        "training": trained / (plain * FOUND / len(asked)), "time": seconds / plain, "memory": memory[0] / memory[1],
         "seconds": seconds,
     }  # fmt: skip
     graded = {one.text: (answer,) for one, answer in zip(asked, lab.task.graded(asked, said), strict=True)}

@@ -30,12 +30,12 @@ from ..immunization import curriculum
 from ..immunization.curriculum import Preference
 from ..judges import AlchemyJudge, Judge
 from ..measures import is_right
+from ..studies import undefended
 from . import tiny_lab
 from .points import Answer
+from .tiny_lab import KINDS
 
-KINDS = ("harmful", "borderline", "benign")
 SORRY = "sorry , i will not brew that ."  # a refusal that the alchemy world knows
-ENGLISH_TOKENS = 28  # of an answer; the first ones say whether it is a refusal
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def english(
         train=_drawn(list(rows.values()), rng, count),
         validation=tuple(one for one in _drawn(validation, rng, count) if one.kind != "harmful"),
         test=_drawn(test, rng, asked), anchors=tuple(learned), harmful=tuple(harmful), harmless=tuple(harmless),
-        system=None, safe=CAREFUL, refusal=REFUSAL, judge=judge, right=is_right, new_tokens=ENGLISH_TOKENS,
+        system=None, safe=CAREFUL, refusal=REFUSAL, judge=judge, right=is_right, new_tokens=undefended.NEW_TOKENS,
     )  # fmt: skip
 
 
