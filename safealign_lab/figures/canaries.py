@@ -40,14 +40,43 @@ def where(scores: Mapping[str, Scores], score: str, canary_fraction: float = 0.3
     cells = {(_short(one.kind), _layer(one)): one for one in found}
     shares = [[_share(cells.get((row, column))) for column in columns] for row in rows]  # (kinds, L)
     said = [[_counted(cells.get((row, column))) for column in columns] for row in rows]
+    return _map(rows, columns, shares, said, _told(found, score, canary_fraction), texttemplate="%{z:.0%}")
+
+
+def stored(shares: Mapping[str, Mapping[str, float]]) -> go.Figure:
+    """The same map of a large model, from stored shares, with a column for each of its many layers.
+
+    Args:
+        shares: name of a tensor without its layer → number of the layer → share of its weights that are canaries; whatever is
+            no number is no layer.
+    """
+    named = {
+        (_short(kind.removesuffix(".weight")), f"layer {layer}" if layer.isdigit() else OUTSIDE): share
+        for kind, its in shares.items()
+        for layer, share in its.items()
+    }
+    rows, columns = _unique(row for row, _ in named), _unique(column for _, column in named)
+    values = [[named.get((row, column)) for column in columns] for row in rows]  # (kinds, L)
+    said = [["" if one is None else f"{one:.1%}" for one in row] for row in values]
+    ends = [
+        f"{' '.join(reversed(place))} {named[place]:.0%}"
+        for place in (max(named, key=named.__getitem__), min(named, key=named.__getitem__))
+    ]
+    told = f"Canaries in {len(named)} tensors. The largest share: {ends[0]}; the smallest: {ends[1]}."
+    return _map(rows, columns, values, said, told)
+
+
+def _map(
+    rows: Sequence[str], columns: Sequence[str], shares: Sequence[Sequence[float | None]], said: Sequence[Sequence[str]],
+    told: str, **looks: str,
+) -> go.Figure:  # fmt: skip
     figure = go.Figure(
-        go.Heatmap(z=shares, x=columns, y=rows, zmin=0, zmax=1, colorscale="Blues", texttemplate="%{z:.0%}", text=said,
+        go.Heatmap(z=shares, x=columns, y=rows, zmin=0, zmax=1, colorscale="Blues", text=said,
                    hovertemplate="%{x}, %{y}: %{text}<extra></extra>", xgap=2, ygap=2, hoverongaps=False,
-                   colorbar={"title": "share", "tickformat": ".0%"})
+                   colorbar={"title": "share", "tickformat": ".0%"}, **looks)
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(tickangle=0)
-    told = _told(found, score, canary_fraction)
     return finish(figure, told, height=80 + 34 * len(rows), margin={"l": 150, "r": 20, "t": 20, "b": 40})
 
 

@@ -42,9 +42,22 @@ def dashboard(
     figure.update_layout(
         barmode="group", legend={**flat, "y": 1.0}, legend2={**flat, "y": figure.layout.yaxis2.domain[1]}
     )
-    told = "; ".join(f"{name}: {text} ({label})" for name, (text, label) in (answers or {}).items())
-    alt = " ".join([*(parts.alt for parts in views), *([f"Answers. {told}"] if told else [])])
+    alt = " ".join([*(parts.alt for parts in views), *([_told(answers)] if answers else [])])
     return finish(figure, alt, height=1400, margin={"l": 60, "r": 20, "t": 60, "b": 20})
+
+
+def spoken(answers: Mapping[str, tuple[str, str]]) -> go.Figure:
+    """What every method says to one request; as in `dashboard`, without the plot."""
+    return finish(
+        go.Figure(_table(answers)),
+        _told(answers),
+        height=120 + 60 * len(answers),
+        margin={"l": 20, "r": 20, "t": 20, "b": 20},
+    )
+
+
+def _told(answers: Mapping[str, tuple[str, str]]) -> str:
+    return f"Answers. {'; '.join(f'{name}: {text} ({label})' for name, (text, label) in answers.items())}"
 
 
 def _table(answers: Mapping[str, tuple[str, str]]) -> go.Table:
