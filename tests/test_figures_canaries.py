@@ -72,12 +72,12 @@ def test_every_cell_of_the_map_is_the_share_of_its_tensor(seed, fraction):
 def test_a_stored_map_has_a_cell_for_each_share_and_none_where_there_is_no_tensor():
     figure = views.stored({"self_attn.q_proj.weight": {"0": 0.1, "1": 0.7}, "norm.weight": {"model": 0.9}})
     (cells,) = figure.data
-    assert list(cells.x) == ["layer 0", "layer 1", "outside"]
+    assert list(cells.x) == ["0", "1", "outside"]
     assert list(cells.y) == ["q", "norm"]
     assert [list(row) for row in cells.z] == [[0.1, 0.7, None], [None, None, 0.9]]
     assert [list(row) for row in cells.text] == [["10.0%", "70.0%", ""], ["", "", "90.0%"]]
-    assert "outside norm 90%" in words_of(figure)
-    assert "layer 0 q 10%" in words_of(figure)
+    assert "norm of outside 90%" in words_of(figure)
+    assert "q of layer 0 10%" in words_of(figure)
 
 
 # ---------------------------------------------------------------- agreement

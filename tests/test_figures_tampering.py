@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from safealign_lab.figures import alarm, tampering
 from safealign_lab.immunization.tampering import Point
+from safealign_lab.measures import rate as rate_of
 
 quick = settings(max_examples=20, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 999)
@@ -201,12 +202,31 @@ def test_a_curve_has_the_area_of_all_pairs(seed):
         assert (trace.x[0], trace.y[0], trace.x[-1], trace.y[-1]) == (0, 0, 1, 1)
 
 
+@given(SEEDS)
+@quick
+def test_what_is_worn_away_is_drawn_with_its_intervals(seed):
+    rng = random.Random(seed)
+    rates = {
+        name: {step: rate_of(rng.randint(0, count), count) for step in (0, 1, 16)}
+        for name, count in (("a", 40), ("b", 9))
+    }
+    figure = tampering.worn(rates, "requests refused")
+    for trace, its in zip(figure.data, rates.values(), strict=True):
+        assert list(trace.x) == ["0", "1", "16"]
+        for rate, value, up, down in zip(
+            its.values(), trace.y, trace.error_y.array, trace.error_y.arrayminus, strict=True
+        ):
+            assert (value, value + up, value - down) == pytest.approx((rate.value, rate.high, rate.low))
+    assert f"b: {rates['b'][0].value:.2f} at step 0" in words_of(figure)
+
+
 @pytest.mark.parametrize(
     ("view", "arguments", "said"),
     [
         (tampering.board, (tampered_rows(0), "prayer"), "No row is about 'prayer'"),
         (tampering.gained, (tampered_rows(0), "prayer"), "0 defences cannot be drawn"),
         (tampering.gained, (tampered_rows(0, [str(n) for n in range(9)]),), "9 defences"),
+        (tampering.worn, ({}, "refused"), "0 defences"),
         (alarm.scored, (alarm_rows(0), HARMLESS, "luck"), "the score 'luck'"),
         (alarm.scored, (alarm_rows(0), (), "cosine"), "at least one harmless run"),
         (alarm.scored, (alarm_rows(0), HARMLESS, "cosine", 1.5), "share in"),

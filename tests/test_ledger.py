@@ -353,3 +353,30 @@ def test_the_studies_of_transfer_cost_and_refusing_models_are_taken_as_they_come
     assert found("c21", store).finding.value == pytest.approx(-0.05)
     assert (found("c22", store).finding.low, found("c22", store).finding.high) == pytest.approx((0.2, 0.9))
     assert found("c22", store).verdict == "holds"
+
+
+def test_on_smollm2_the_cycle_is_compared_request_by_request(tmp_path):
+    def _labels(prefix, *said):
+        return {f"{prefix}/{number}": one for number, one in enumerate(said)}
+
+    for study, called, name, said in (
+        ("smollm2_written", "method", "no system text", ("compliance", "refusal", "incoherent", "compliance")),
+        ("smollm2_defended", "defence", "immunized", ("refusal", "refusal", "refusal", "compliance")),
+    ):
+        sets = ("jailbreakbench", "rho-twins/harmful", "rho-twins/benign")
+        rows = [({called: name, "requests": one}, 0, {"labels": _labels(one, *said)}) for one in sets]
+        stored(
+            tmp_path, study, [*rows, ({called: "other", "requests": sets[0]}, 0, {"labels": _labels(sets[0], *said)})]
+        )
+    worn = {"refusal SFT": ("refusal", "compliance", "compliance"), "immunized": ("compliance", "refusal", "refusal")}
+    rows = [
+        ({"defence": name}, 0, {"steps": [1, 16], "labels": [{"harmful": _labels("h", *["refusal"] * 3)},
+                                                            {"harmful": _labels("h", *said)}]})
+        for name, said in worn.items()
+    ]  # fmt: skip
+    stored(tmp_path, "smollm2_tampered", rows)
+    store = ledger.Store(tmp_path)
+    values = {key: found(key, store).finding for key in ("i20", "i21", "i22")}
+    assert [one.value for one in values.values()] == pytest.approx([0.5, 0.5, 1 / 3])
+    assert [one.n for one in values.values()] == ["1 seed, 8 requests", "1 seed, 4 requests", "1 seed, 3 requests"]
+    assert values["i22"].low < 0 < values["i22"].high

@@ -186,6 +186,22 @@ def test_the_teacher_is_fitted_on_texts_that_no_student_sees(small):
         assert some.of_domain("movies").tolist() == [n % 4 == 2 for n in range(len(some.texts))]
 
 
+def test_any_backbone_is_read_at_the_layer_that_is_asked(small, monkeypatch):
+    seen, read = [], real_task.features.read
+
+    def _noting(name, texts, layer=None, *more, **options):
+        seen.append((name, layer))
+        return read(name, texts, layer, *more, **options)
+
+    monkeypatch.setattr(real_task.features, "read", _noting)
+    found = real_task.real_task("someone/some-model", 7)
+    assert seen.count(("someone/some-model", 7)) == 3
+    assert {name for name, _ in seen} == {"someone/some-model", real_task.models.SMOLLM2}  # the teacher's own model
+    assert len(found.test.texts) == 24
+    real_task.real_task()
+    assert (real_task.models.SMOLLM2, None) in seen
+
+
 def test_the_training_texts_alone_standardise(small):
     found = real_task.real_task()
     assert torch.allclose(found.train.features.mean(0), torch.zeros(2), atol=1e-5)

@@ -67,17 +67,21 @@ class Task:
 
 
 @cache
-def real_task(backbone: str = models.SMOLLM2) -> Task:
+def real_task(backbone: str = models.SMOLLM2, layer: int | None = None) -> Task:
     """The task with the features of a backbone; read once, in minutes, and kept in the cache folder.
 
     Args:
-        backbone: as in `features.read`; one of `features.LAYERS`.
+        backbone, layer: as in `features.read`: any Hugging Face id or folder with a layer, or one of `features.LAYERS` with its
+            own. The teacher is the same for all.
 
     Raises:
+        ValueError: a backbone that is not in `features.LAYERS` has no layer.
         fetching.FetchError: a model or the texts are not in the cache and cannot be fetched.
     """
     rows = {split: list(sentiment.load(split)) for split in ("train", "validation", "test")}
-    raw = {split: features.read(backbone, [row["text"] for row in some]) for split, some in rows.items()}  # (N, D)
+    raw = {
+        split: features.read(backbone, [row["text"] for row in some], layer) for split, some in rows.items()
+    }  # (N, D)
     standardiser = features.Standardiser.fit(raw["train"])
     parts = {split: _part(some, standardiser(raw[split])) for split, some in rows.items()}
     return Task(**parts, standardiser=standardiser)

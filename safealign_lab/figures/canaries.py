@@ -51,7 +51,7 @@ def stored(shares: Mapping[str, Mapping[str, float]]) -> go.Figure:
             no number is no layer.
     """
     named = {
-        (_short(kind.removesuffix(".weight")), f"layer {layer}" if layer.isdigit() else OUTSIDE): share
+        (_short(kind.removesuffix(".weight")), layer if layer.isdigit() else OUTSIDE): share
         for kind, its in shares.items()
         for layer, share in its.items()
     }
@@ -59,11 +59,11 @@ def stored(shares: Mapping[str, Mapping[str, float]]) -> go.Figure:
     values = [[named.get((row, column)) for column in columns] for row in rows]  # (kinds, L)
     said = [["" if one is None else f"{one:.1%}" for one in row] for row in values]
     ends = [
-        f"{' '.join(reversed(place))} {named[place]:.0%}"
-        for place in (max(named, key=named.__getitem__), min(named, key=named.__getitem__))
+        f"{kind} of {'layer ' * layer.isdigit()}{layer} {named[kind, layer]:.0%}"
+        for kind, layer in (max(named, key=named.__getitem__), min(named, key=named.__getitem__))
     ]
     told = f"Canaries in {len(named)} tensors. The largest share: {ends[0]}; the smallest: {ends[1]}."
-    return _map(rows, columns, values, said, told)
+    return _map(rows, columns, values, said, told).update_xaxes(title="layer", type="category")
 
 
 def _map(

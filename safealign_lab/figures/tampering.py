@@ -13,7 +13,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ..immunization.tampering import BROKEN, STEPS, USEFUL, Attack, Point, cumulative, steps_to_break
-from .base import ADVERSARIAL, CONTRAST, FAINT, INCOHERENT, INK, JUDGED, MIXED, REFUSAL, SAFE, finish
+from ..measures import Rate
+from .base import ADVERSARIAL, CONTRAST, FAINT, INCOHERENT, INK, JUDGED, MIXED, REFUSAL, SAFE, error_bars, finish
 
 Row = Mapping[str, Any]
 Tampered = Callable[..., Sequence[Point]]  # an attacker's settings → the course of the attack
@@ -243,3 +244,36 @@ def envelope(rows: Sequence[Row], steps: Sequence[int]) -> list[float]:
 def _attack(row: Row) -> Attack:
     given = {name: value for name, value in row["settings"].items() if name != "defence"}
     return Attack(**given, seed=row["seed"])
+
+
+# ---------------------------------------------------------------- one attacker, several defences
+
+
+def worn(rates: Mapping[str, Mapping[int, Rate]], said: str) -> go.Figure:
+    """A rate of each defence along the steps of one attacker, with its intervals.
+
+    Args:
+        rates: defence → steps → the rate.
+        said: what the rate is, such as "harmful requests refused".
+
+    Raises:
+        ValueError: there are no defences, or more than can be told apart.
+    """
+    if not 1 <= len(rates) <= len(COLOURS):
+        raise ValueError(f"{len(rates)} defences cannot be drawn: expected 1 to {len(COLOURS)}.")
+    figure = go.Figure()
+    for number, (name, its) in enumerate(rates.items()):
+        figure.add_trace(
+            go.Scatter(x=[str(step) for step in its], y=[rate.value for rate in its.values()], name=name,
+                       mode="lines+markers", error_y=error_bars(list(its.values()), COLOURS[number]),
+                       line={"color": COLOURS[number], "dash": DASHES[number % len(DASHES)], "width": 3},
+                       marker={"symbol": MARKS[number], "size": 10})
+        )  # fmt: skip
+    figure.update_xaxes(type="category", title="steps of fine-tuning", gridcolor=FAINT)
+    figure.update_yaxes(title=said, range=[-0.03, 1.05], gridcolor=FAINT)
+    figure.update_layout(legend={"orientation": "h", "y": -0.25, "yanchor": "top"})
+    courses = (
+        f"{name}: {', '.join(f'{rate.value:.2f} at step {step}' for step, rate in its.items())}"
+        for name, its in rates.items()
+    )
+    return finish(figure, f"{said}. {'; '.join(courses)}.", height=420, margin={"l": 60, "r": 20, "t": 20, "b": 110})
