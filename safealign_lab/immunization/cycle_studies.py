@@ -22,7 +22,7 @@ from ..training import History, Plan, step_generator, train
 from . import alarm
 from .canaries import Accumulator, Canaries, overlap, random_like, select, spared
 from .cycle import Cycle, Passed, align, immunize, run, trained_weights
-from .phases import Immunize, Room, bounded, drawn, likelihood, negated
+from .phases import Immunize, Room, bounded, drawn, hinge, likelihood, negated, token_npo
 from .printed_cycle import run_as_printed
 from .tampering import tuning_loss
 from .tiny_task import Setting, setting
@@ -108,7 +108,15 @@ VARIANTS: dict[str, Variant] = {
     "weak requests first": Variant(immunize={"order": "rising"}),
     "refusal-DPO": Variant(immunize={"refusing": "dpo"}),
     "λ = 0.3": Variant(immunize={"push": bounded(), "push_weight": 0.3}),
+    "λ = 1": Variant(immunize={"push": bounded(), "push_weight": 1.0}),
     "negated push": Variant(immunize={"push": negated(), "push_weight": 0.3}),
+    "hinge push": Variant(immunize={"push": hinge(), "push_weight": 0.3}),
+    "token NPO push": Variant(immunize={"push": token_npo(), "push_weight": 0.3}),
+    "NPO, no refusals": Variant(immunize={"refusing": "npo"}),
+    "strong requests first": Variant(immunize={"order": "falling"}),
+    "ranked by |θ·g|": Variant({"score": "weighted"}),
+    "attack on refusals alone": Variant({"attacked": "refusal"}),
+    "three attack steps": Variant({"attack_steps": 3}),
 }
 OTHERWISE = ("before", "plain mixed SFT", "as printed", "as printed, put back")  # what is no change of the recipe
 
@@ -273,9 +281,9 @@ STUDIES = (
         name="tiny_cycle",
         run="safealign_lab.immunization.cycle_studies:measure_variant",
         grid={"variant": [*OTHERWISE, *VARIANTS]},
-        seeds=(0, 1),
-        minutes=60,
-        about="The cycle of immunization and alignment in two alchemy worlds, and with each part of it changed or left out.",
+        seeds=(0, 1, 2),
+        minutes=120,
+        about="The cycle of immunization and alignment in three alchemy worlds, and with each part of it changed or left out.",
         reads=("models/tiny",),
     ),
 )

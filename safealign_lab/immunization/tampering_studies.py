@@ -287,8 +287,8 @@ STUDIES = (
             for defence in DEFENCES
             for rate in rates
         ],
-        seeds=(0,),
-        minutes=15,
+        seeds=(0, 1, 2),
+        minutes=45,
         about="Fine-tuning that takes refusals away from differently defended tiny models, by the attacker's settings.",
         reads=("models/tiny",),
     ),
