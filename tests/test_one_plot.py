@@ -393,11 +393,16 @@ def test_what_sliders_point_at_is_nearest_in_every_knob(alpha, epsilon, temperat
 @pytest.mark.parametrize("whose", sorted(stored.REAL))
 def test_the_real_points_are_the_stored_answers(whose):
     found = stored.real_points(whose)
-    for study, method in (("smollm2_written", "safe text"), ("smollm2_methods", "SP")):
+    for study, method in (
+        ("smollm2_written", "safe text"),
+        ("smollm2_methods", "SP"),
+        ("smollm2_defended", "immunized"),
+    ):
+        called = stored.REAL_STUDIES[study][0]
         for kind, measure in (("harmful", "safety"), ("borderline", "over-refusal, borderline")):
             by_request = {}
             for row in load(study):
-                if row["settings"]["method"] == method and row["settings"]["requests"] in stored.REAL[whose][kind]:
+                if row["settings"][called] == method and row["settings"]["requests"] in stored.REAL[whose][kind]:
                     for request, label in row["result"]["labels"].items():
                         by_request.setdefault(request, []).append(label == "refusal")
             shares = [sum(said) / len(said) for said in by_request.values()]
@@ -405,6 +410,8 @@ def test_the_real_points_are_the_stored_answers(whose):
             assert found[method].measure(measure).n == len(shares)
     asked = [set(one.answers) for one in found.values()]
     assert all(its == asked[0] for its in asked), "the same requests"
+    assert {found[name].family for name in ("immunized", "refusal SFT")} == {"immunization"}
+    assert (found["SP"].family, found["safe text"].family) == ("contrast", "no training")
 
 
 @pytest.mark.parametrize("shift", [-2.0, 0.0, 1.5])

@@ -38,8 +38,7 @@ from ..judges import Judge, load
 from ..studies.runner import Study
 from ..training import LossFunction, Plan, Terms, train
 
-DEFENCES = ("refusal SFT", "refusal SFT on first tokens", "immunized")
-FIRST_TOKENS = 4
+DEFENCES = ("refusal SFT", "immunized")
 CYCLE = Cycle(
     immunize=Immunize(harmful=6, harmless=10), align=Align(rows=6, brought=()),
     first=Plan(steps=80, learning_rate=5e-5, warmup=8, floor=0.02),
@@ -122,8 +121,7 @@ def _defended(defence: str, seed: int) -> tuple[PreTrainedModel, Canaries | None
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
             passed = run(room, of.harmful, of.harmless, of.harmless, CYCLE, seed=seed, progress=False)
         return room.student.eval(), passed[-1].canaries
-    learned = replace(CYCLE.immunize, first_tokens=FIRST_TOKENS if "first tokens" in defence else None)
-    loss = rounded(immunizing(room, of.harmful, of.harmless, learned, CYCLE.first.steps))
+    loss = rounded(immunizing(room, of.harmful, of.harmless, CYCLE.immunize, CYCLE.first.steps))
     train(trained_weights(room.student), loss, replace(CYCLE.first, seed=1000 * seed), progress=False)
     return room.student.eval(), None
 
@@ -206,7 +204,7 @@ STUDIES = (
         grid={"defence": list(DEFENCES), "requests": [*OWN, *OTHERS]},
         seeds=(0,),
         minutes=50,
-        about="SmolLM2 with a defence in its weights: refusals learned plainly, on first tokens, and by one cycle.",
+        about="SmolLM2 with a defence in its weights: refusals learned plainly, and by one cycle.",
         reads=READS,
     ),
     Study(

@@ -28,6 +28,10 @@ REAL: dict[str, dict[str, tuple[str, ...]]] = {  # kind → the sets of requests
     "others": {"harmful": ("jailbreakbench", "rho-twins/harmful"), "borderline": ("rho-borderline",),
                "benign": ("rho-twins/benign",)},
 }  # fmt: skip
+REAL_STUDIES = {  # study → what it calls a method, and the family of its methods; None = by their names
+    "smollm2_written": ("method", None), "smollm2_methods": ("method", None),
+    "smollm2_defended": ("defence", "immunization"),
+}  # fmt: skip
 REAL_HEADS = {"gate": "KD + labels", "gate, robustly trained": "KD + adversarial"}
 
 
@@ -163,20 +167,21 @@ def real_points(whose: str = "own", shift: float = 0.0) -> dict[str, Point]:
     if whose not in REAL:
         raise ValueError(f"There are no requests of {whose!r}: expected one of {', '.join(REAL)}.")
     answers: dict[str, dict[str, list[Answer]]] = {}
-    for study in ("smollm2_written", "smollm2_methods"):
+    families: dict[str, str] = {}
+    for study, (called, family) in REAL_STUDIES.items():
         for row in load(study):
-            _add(answers.setdefault(row["settings"]["method"], {}), row, whose)
-    found = {name: Point(name, _real_family(name), said) for name, said in answers.items()}
+            name = row["settings"][called]
+            families[name] = family or _real_family(name)
+            if row["settings"]["requests"] in REAL[whose][row["result"]["kind"]]:
+                _add(answers.setdefault(name, {}), row["result"])
+    found = {name: Point(name, families[name], said) for name, said in answers.items()}
     return found | _real_gates(found["no system text"], whose, shift)
 
 
-def _add(answers: dict[str, list[Answer]], row: Row, whose: str) -> None:
-    result, kind = row["result"], row["result"]["kind"]
-    if row["settings"]["requests"] not in REAL[whose][kind]:
-        return
+def _add(answers: dict[str, list[Answer]], result: Mapping[str, Any]) -> None:
     alike = result.get("similarity", {})
     for request, label in result["labels"].items():
-        answers.setdefault(request, []).append(Answer(kind, request, label, alike.get(request, 0.0)))
+        answers.setdefault(request, []).append(Answer(result["kind"], request, label, alike.get(request, 0.0)))
 
 
 def _real_family(method: str) -> str:

@@ -16,14 +16,23 @@ MODULES = tuple(
         "contrast.prompt_studies",
         "contrast.real_studies",
         "contrast.real_one_pass",
+        "contrast.real_stress",
+        "contrast.transfer",
         "distillation.studies",
         "distillation.noise_studies",
         "distillation.gate_studies",
         "immunization.cycle_studies",
         "immunization.tampering_studies",
         "one_plot.tiny_study",
+        "one_plot.real_study",
     )
 )
+OPEN = frozenset(  # studies that can be run, and that no lesson shows yet: the kit has no results of theirs
+    {
+        "smollm2_alpha", "smollm2_tuned", "smollm2_changed",
+        "tiny_prompt_transfer", "tiny_anchor_transfer", "tiny_prompt_drift",
+    }
+)  # fmt: skip
 
 
 def catalogue() -> dict[str, Study]:
