@@ -63,7 +63,8 @@ def stored(shares: Mapping[str, Mapping[str, float]]) -> go.Figure:
         for kind, layer in (max(named, key=named.__getitem__), min(named, key=named.__getitem__))
     ]
     told = f"Canaries in {len(named)} tensors. The largest share: {ends[0]}; the smallest: {ends[1]}."
-    return _map(rows, columns, values, said, told).update_xaxes(title="layer", type="category")
+    ticks = [one for one in columns if one == OUTSIDE or int(one) % 5 == 0]  # more would stand on top of each other
+    return _map(rows, columns, values, said, told).update_xaxes(title="layer", type="category", tickvals=ticks)
 
 
 def _map(
