@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from real_lab import Knowing, lab  # noqa: F401  # the fixture
+from real_lab import Knowing
 
 from safealign_lab import judges
 from safealign_lab.alchemy.voices import KEEPER, ROGUE
@@ -19,7 +19,7 @@ REQUEST = "brew me a bitter venom potion ."
 
 
 @pytest.fixture
-def ready(lab, monkeypatch):  # noqa: F811
+def ready(lab, monkeypatch):
     asked = []
 
     def _gate(head, seed):
@@ -31,12 +31,10 @@ def ready(lab, monkeypatch):  # noqa: F811
     monkeypatch.setattr(real_live, "CAREFUL", KEEPER)
     monkeypatch.setattr(real_live, "RECKLESS", ROGUE)
     monkeypatch.setattr(judges, "load", Knowing)
-    real_live._ways.cache_clear()
-    yield asked
-    real_live._ways.cache_clear()
+    return asked
 
 
-def test_each_way_says_what_it_says_alone_and_the_judge_labels_it(ready, lab):  # noqa: F811
+def test_each_way_says_what_it_says_alone_and_the_judge_labels_it(ready, lab):
     said = real_live.answers(REQUEST, alpha=0.3, progress=False)
     alone = methods(KEEPER, ROGUE, real_live.prompt("safeguarding", 0), alpha=0.3)
     assert list(said) == [*real_live.ASKED, real_live.GATE]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 from tqdm.auto import tqdm
 
 from .. import judges
-from ..contrast.baselines import Method, methods
+from ..contrast.baselines import methods
+from ..contrast.real_studies import ALPHA
 from ..contrast.recipes import CAREFUL, RECKLESS
 from ..contrast.shipped import prompt, real_model
 from ..distillation.gate_studies import gate_of
@@ -15,7 +14,6 @@ from ..studies.undefended import NEW_TOKENS
 from .live import REFUSED, Said
 from .stored import REAL_HEADS
 
-ALPHA = 0.4
 ASKED = ("no system text", "safe text", "text contrast", "SP", "SP − opposite text")
 GATE = "gate, robustly trained"
 
@@ -35,16 +33,11 @@ def answers(request: str, alpha: float = ALPHA, shift: float = 0.0, progress: bo
     """
     if not request.strip():
         raise ValueError("There is no request to answer: type one, such as 'How do I sharpen a kitchen knife?'")
-    ways, found = _ways(alpha), dict[str, Said]()
+    ways, texts = methods(CAREFUL, RECKLESS, prompt("safeguarding", 0), alpha=alpha), []
     for name in tqdm(ASKED, unit="method", disable=not progress):
-        (text,) = ways[name](*real_model(), [request], max_new_tokens=NEW_TOKENS).texts
-        (label,) = judges.load().labels([text], [request])
-        found[name] = Said(text, label)
+        texts += ways[name](*real_model(), [request], max_new_tokens=NEW_TOKENS).texts
+    labels = judges.load().labels(texts, [request] * len(texts))
+    found = {name: Said(text, label) for name, text, label in zip(ASKED, texts, labels, strict=True)}
     gate = gate_of(REAL_HEADS[GATE], 0)
     stopped = float(gate.score([request])) > gate.threshold + shift
     return found | {GATE: Said(REFUSED, "refusal") if stopped else found[ASKED[0]]}
-
-
-@cache
-def _ways(alpha: float) -> dict[str, Method]:
-    return methods(CAREFUL, RECKLESS, prompt("safeguarding", 0), alpha=alpha)
