@@ -57,6 +57,16 @@ def test_a_batch_of_both_streams_equals_separate_runs_without_cache(talker, soft
     assert len(set(map(len, together.ids))) > 1, "rows must end at different times for this to prove anything"
 
 
+def test_a_gate_that_nothing_passes_leaves_the_safe_stream_and_none_is_the_contrast(talker, soft):
+    knobs = {"safe": soft[0], "adversarial": soft[1], "max_new_tokens": 7}
+    said = {
+        gate: contrast.generate(*talker, REQUESTS, alpha=0.8, gate=gate, **knobs).ids for gate in (0.0, math.log(2))
+    }
+    assert said[0.0] == contrast.generate(*talker, REQUESTS, alpha=0.8, **knobs).ids
+    assert said[math.log(2)] == contrast.generate(*talker, REQUESTS, alpha=0.0, **knobs).ids
+    assert said[0.0] != said[math.log(2)]
+
+
 @pytest.mark.parametrize(("safe", "adversarial"), VOICE_PAIRS)
 def test_the_tiny_model_says_what_separate_runs_say(apprentice, safe, adversarial):
     prompts, knobs = (VOICES[safe], VOICES[adversarial]), {"alpha": 0.5, "plausibility": 0.1}

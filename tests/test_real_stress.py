@@ -152,6 +152,38 @@ def test_a_changed_prompt_is_trained_once_and_never_stands_in_the_kits_data(lab)
     assert len(ANCHORS) == 6
 
 
+# ---------------------------------------------------------------- other ways of subtracting
+
+
+@pytest.mark.parametrize("way", real_stress.WAYS)
+def test_a_way_of_subtracting_is_decoded_and_measured_with_its_own_prompts(lab, way):
+    lab.patch.setattr(real_stress, "SMOLLM2", shipped.SMOLLM2)
+    result = real_stress.measure_way(0, way, "borderline")
+    rows = requests_of("borderline")[:9]
+    assert list(result["labels"]) == list(result["margins"]) == [row["id"] for row in rows]
+    safe, adversarial = (shipped.prompt(role, 0) for role in ("safeguarding", "adversarial"))
+    if way == "A avoids refusals":
+        assert not torch.equal(real_stress._avoiding(0), adversarial)
+        adversarial = real_stress._avoiding(0)
+    model, tokenizer = lab.model
+    logits = first_logits(model, tokenizer, [row["request"] for row in rows], safe, adversarial)
+    expected = refusal_margins(logits, [tokenizer.convert_tokens_to_ids("sorry")], real_stress.ALPHA).tolist()
+    assert [margins[1] for margins in result["margins"].values()] == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_ways_differ_from_the_method_table_by_what_they_say():
+    logits = torch.tensor([[[5.0, 3.0, 0.0, -4.0]], [[5.0, -1.0, 0.0, -40.0]]])  # (2, B, V)
+    chosen = {name: way and int(way(logits).argmax()) for name, way in real_stress.WAYS.items()}
+    assert chosen["A alone"] is None
+    assert chosen["no limit"] == 3, "the contrast is highest where neither stream would go"
+    assert chosen["limit 0.01"] == 1
+    assert chosen["A avoids refusals"] == 1
+    near = logits.clone()
+    near[1] = near[0] + torch.tensor([0.02, 0.0, 0.0, -0.02])
+    assert int(real_stress.WAYS["gate 0.1"](near).argmax()) == 0
+    assert torch.equal(real_stress.WAYS["gate 0.1"](near)[0, :2], near[0, 0, :2]), "where the streams agree, S alone"
+
+
 # ---------------------------------------------------------------- one pass
 
 

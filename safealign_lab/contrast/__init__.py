@@ -10,9 +10,10 @@ from .decoding import ContrastProcessor, custom_generate, generate
 from .inspection import Step, candidates, inspect, share_limited
 from .optimisation import PRINTED, Anchor, Objective, Optimisation, optimise
 from .scores import Form, acd, alpha_of, guidance, guided, plausible, sampling_temperature, score, scorer, weight
+from .validating import validation
 
 __all__ = [
     "PRINTED", "Anchor", "ContrastProcessor", "Form", "Health", "Method", "Objective", "Optimisation", "Step", "acd", "alpha_of",
     "candidates", "checked", "custom_generate", "generate", "guidance", "guided", "health", "inspect", "methods", "optimise",
-    "plausible", "sampling_temperature", "score", "scorer", "share_limited", "weight",
+    "plausible", "sampling_temperature", "score", "scorer", "share_limited", "validation", "weight",
 ]  # fmt: skip

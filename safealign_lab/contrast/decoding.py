@@ -30,7 +30,7 @@ from .scores import Form, scorer
 def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: str | Sequence[str], *,
     safe: Prompt, adversarial: Prompt, alpha: float = 0.4, form: Form = "acd", plausibility: float = 0.1,
-    return_streams: bool = False, **options: Any,
+    gate: float = 0.0, return_streams: bool = False, **options: Any,
 ) -> Generation:  # fmt: skip
     """Answers requests by adversarial contrastive decoding: each token by the score of a safe and an adversarial stream.
 
@@ -42,6 +42,7 @@ def generate(
         alpha, form, plausibility: as in `scores.score`; more α takes more of the adversarial stream away (source: paper,
             0.4 to 0.5), more plausibility keeps closer to the safe stream (source: ours, 0.1; the paper has none, which
             is 0).
+        gate: in nats, as in `scores.score`; more leaves more tokens to the safe stream (source: ours, 0).
         return_streams: also returns the scores (B, N, V) and both streams' logits (2, B, N, V), for `inspection.inspect`.
         options: `batch_size`, `max_new_tokens`, `temperature` (0 is greedy; sample with form="guided"), `generator`, `stop`,
             `opening`, `progress` and `on_token`, as in `generation.generate` and `generation.decode`.
@@ -52,7 +53,7 @@ def generate(
     Source: paper (arXiv 2406.16743); the limit is ours.
     """
     asked = [requests] if isinstance(requests, str) else requests
-    score = scorer(alpha, form, plausibility)
+    score = scorer(alpha, form, plausibility, gate)
     return generation.generate(
         model, tokenizer, asked, (safe, adversarial), score=score, return_scores=return_streams, **options
     )

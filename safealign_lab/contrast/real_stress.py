@@ -20,14 +20,17 @@ from torch import Tensor
 from .. import data, fetching
 from ..chat import conversation, encode_with_mask, pad
 from ..data.training_sets import TRAINING_SETS
+from ..generation import ScoreFunction
 from ..models.adapters import adapted
 from ..objectives import negative_log_likelihood
 from ..studies.cards import data_hash
 from ..studies.runner import Study
 from ..training import Plan, train
-from .optimisation import Anchor
+from .baselines import Method
+from .optimisation import Anchor, Role
 from .real_studies import ALPHA, ALPHAS, OWN, READS, Asked, beginnings, judged, method_of
 from .recipes import SMOLLM2, Recipe
+from .scores import scorer
 from .shipped import SEEDS, prompt, real_model, train_on, training_anchors
 
 WRAPPERS = {  # ways of asking that stand in no anchor, around harmful and harmless requests alike
@@ -45,6 +48,14 @@ CHANGES: dict[str, Callable[[Recipe, list[Anchor]], tuple[Recipe, list[Anchor]]]
     "a quarter of the anchors": lambda recipe, anchors: (recipe, _part(anchors, 0.25)),
     "a sixteenth of the anchors": lambda recipe, anchors: (recipe, _part(anchors, 0.0625)),
 }  # fmt: skip
+WAYS: dict[str, ScoreFunction | None] = {  # of subtracting; those of the method table have a limit of 0.1 and no gate
+    "A alone": None,
+    "no limit": scorer(ALPHA, plausibility=0.0),
+    "limit 0.01": scorer(ALPHA, plausibility=0.01),
+    "gate 0.1": scorer(ALPHA, gate=0.1),
+    "A avoids refusals": scorer(ALPHA),
+}
+ASKED_IN_WAYS = (*OWN, *ATTACKED)
 TUNED = Plan(steps=200, learning_rate=3e-4, schedule="constant")
 ROWS_A_STEP = 8
 
@@ -111,15 +122,43 @@ def measure_changed(seed: int, change: str, requests: str) -> dict[str, Any]:
 
 @cache
 def _changed(change: str, seed: int) -> Tensor:
-    """The prompt (P, D) of a changed recipe, kept in the cache folder."""
-    recipe, anchors = CHANGES[change](SMOLLM2["safeguarding"], training_anchors())
-    said = json.dumps([change, seed, asdict(recipe), len(anchors), data_hash(["english"])], sort_keys=True)
+    """The safeguarding prompt (P, D) of a changed recipe."""
+    return _trained("safeguarding", change, *CHANGES[change](SMOLLM2["safeguarding"], training_anchors()), seed)
+
+
+def _trained(role: Role, name: str, recipe: Recipe, anchors: list[Anchor], seed: int) -> Tensor:
+    """A prompt (P, D) of some recipe, kept in the cache folder."""
+    said = json.dumps([name, seed, asdict(recipe), len(anchors), data_hash(["english"])], sort_keys=True)
     folder = fetching.cache_folder() / "smollm2" / hashlib.sha256(said.encode()).hexdigest()[:16]
     file = folder / "prompt.safetensors"
     if not file.is_file():
-        trained, _ = train_on(anchors, "safeguarding", recipe, seed, folder / "run")
+        trained, _ = train_on(anchors, role, recipe, seed, folder / "run")
         save_file({"prompt": trained.contiguous()}, file)
     return load_file(file)["prompt"]
+
+
+def measure_way(seed: int, way: str, requests: str) -> dict[str, Any]:
+    """The contrast at α = 0.4, subtracted in another way, or of another adversarial prompt: labels, and first tokens' margins.
+
+    Args:
+        way: a key of `WAYS`. "A alone" subtracts nothing, and says whether A does what it is for. "A avoids refusals" subtracts
+            a prompt that has also learned what not to say: the word with which the refusals begin that the safeguarding prompt
+            has learned. By the recipe it learns only what to say.
+        requests: as in `studies.undefended.requests_of`.
+    """
+    safe = prompt("safeguarding", seed)
+    adversarial = _avoiding(seed) if way == "A avoids refusals" else prompt("adversarial", seed)
+    margins = beginnings(safe, adversarial, requests, (0.0, ALPHA))["margins"]
+    subtracted = Method((adversarial,)) if WAYS[way] is None else Method((safe, adversarial), WAYS[way])
+    return judged(subtracted, requests) | {"margins": margins}
+
+
+@cache
+def _avoiding(seed: int) -> Tensor:
+    """An adversarial prompt (P, D) whose recipe has unlikelihood on the refusals' first token."""
+    recipe = SMOLLM2["adversarial"]
+    recipe = replace(recipe, objective=replace(recipe.objective, avoid=0.5))
+    return _trained("adversarial", "A avoids refusals", recipe, training_anchors(), seed)
 
 
 def _part(anchors: Sequence[Anchor], share: float) -> list[Anchor]:
@@ -148,6 +187,15 @@ STUDIES = (
         seeds=(0,),
         minutes=30,
         about="SmolLM2 without and with its opposite prompts, asked in wrappings that no anchor had.",
+        reads=READS,
+    ),
+    Study(
+        name="smollm2_ways",
+        run="safealign_lab.contrast.real_stress:measure_way",
+        grid={"way": list(WAYS), "requests": list(ASKED_IN_WAYS)},
+        seeds=(0,),
+        minutes=35,
+        about="SmolLM2 under the contrast with other limits, with a gate, and with an adversarial prompt that avoids refusals.",
         reads=READS,
     ),
     Study(

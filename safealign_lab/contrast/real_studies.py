@@ -55,9 +55,12 @@ def measure_method(seed: int, method: str, requests: str) -> dict[str, Any]:
 
 
 def measure_alpha(seed: int, alpha: float, requests: str) -> dict[str, Any]:
-    """The contrast of the two trained prompts at one α; at 1 and above it is the printed form, which exists there."""
+    """The contrast of the two trained prompts at one α: below 1 within the limit of plausibility, from 1 on as printed.
+
+    The printed method has no such limit, and α = 1 exists in its form alone.
+    """
     safe, adversarial = prompt("safeguarding", seed), prompt("adversarial", seed)
-    return judged(Method((safe, adversarial), scorer(alpha)), requests)
+    return judged(Method((safe, adversarial), scorer(alpha, plausibility=0.1 if alpha < 1 else 0.0)), requests)
 
 
 def measure_margins(seed: int, requests: str) -> dict[str, Any]:
