@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 from toy_words import TOY_WORDS, toy_tokenizer
-from transformers import BertConfig, BertModel, LlamaForCausalLM, T5Config, T5Model
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaForCausalLM,
+    T5Config,
+    T5EncoderModel,
+    T5ForConditionalGeneration,
+    T5Model,
+)
 
 from safealign_lab import fetching, models
 from safealign_lab.distillation import features, trunk
@@ -126,10 +134,36 @@ def test_what_lies_above_the_layer_does_not_run_and_the_model_stays_whole(toy):
     assert torch.equal(extract(model, tokenizer, TEXTS, 2, progress=False), before)
 
 
-def test_a_model_of_two_stacks_is_told():
-    config = T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=4, num_heads=2, decoder_start_token_id=0)
-    with pytest.raises(ValueError, match="T5Model has 2 lists of 4 layers, but one is needed"):
-        lower_layers(T5Model(config), 1)
+@pytest.mark.parametrize("layer", [1, 3])
+@pytest.mark.parametrize("kind", [T5Model, T5ForConditionalGeneration, T5EncoderModel])
+def test_of_an_encoder_and_a_decoder_the_encoder_is_read(encoder, kind, layer):
+    tokenizer = encoder[1]
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=16, d_kv=4, d_ff=8, num_layers=3, num_heads=2, decoder_start_token_id=0
+    )  # as many layers in the decoder
+    torch.manual_seed(2)
+    model = kind(config).eval()
+    torch.nn.init.normal_(model.encoder.final_layer_norm.weight)  # at 1 it could be left out unseen
+    found = extract(model, tokenizer, TEXTS, layer, batch_size=2, progress=False)
+    for text, feature in zip(TEXTS, found, strict=True):
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            hidden = model.encoder(ids, output_hidden_states=True).hidden_states[layer]
+            if layer < 3:  # the last one has been normalised already
+                hidden = model.encoder.final_layer_norm(hidden)
+        torch.testing.assert_close(feature, hidden[0, 1:-1].mean(dim=0), rtol=1e-4, atol=1e-5)
+    batch = trunk.collate(trunk.encode(tokenizer, TEXTS[:2]))
+    cut = lower_layers(model, layer, eager=True)
+    again = embed_and_pool(cut, batch, model.get_input_embeddings()(batch.input_ids))
+    torch.testing.assert_close(again, found[:2], rtol=1e-4, atol=1e-5)
+    assert {id(weight) for weight in cut.parameters()} <= {id(weight) for weight in model.encoder.parameters()}
+
+
+def test_a_model_of_two_stacks_is_told(encoder):
+    model = BertModel(encoder[0].config)
+    model.beside = torch.nn.ModuleList(torch.nn.Identity() for _ in range(3))
+    with pytest.raises(ValueError, match="BertModel has 2 lists of 3 layers, but one is needed"):
+        lower_layers(model, 1)
 
 
 @given(st.integers(0, 1000), st.integers(1, 4), st.integers(1, 6), st.sampled_from([torch.float32, torch.bfloat16]))

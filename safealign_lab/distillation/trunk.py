@@ -44,7 +44,7 @@ def lower_layers(model: PreTrainedModel, layer: int, eager: bool = False) -> Pre
     What stands behind the last layer in the model (a final normalisation, where it has one) stands behind this one.
 
     Args:
-        model: with or without an output layer, which is left out.
+        model: with or without an output layer, which is left out; of an encoder and a decoder, the encoder is taken.
         layer: 1 … all; up = more of the model runs. Middle layers often tell most about a whole text.
         eager: write attention out in plain operations, which can be differentiated twice; slower. The model itself keeps
             what it has.
@@ -52,7 +52,7 @@ def lower_layers(model: PreTrainedModel, layer: int, eager: bool = False) -> Pre
     Raises:
         ValueError: there is no such layer, or no list of layers is found in the model.
     """
-    whole = model.base_model
+    whole = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
     count = whole.config.num_hidden_layers
     if not 1 <= layer <= count:
         raise ValueError(f"There is no layer {layer}: expected 1 to {count}, after which the states are read.")
