@@ -76,7 +76,7 @@ def lab(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(real_studies, "_judge", Knowing)
     caches = (
         shipped.training_anchors, real_studies._undefended, real_studies._probe, real_stress._tuned, real_stress._changed,
-        real_one_pass._student, real_one_pass._shown,
+        real_stress._avoiding, real_one_pass._student, real_one_pass._shown,
     )  # fmt: skip
     for one in caches:
         one.cache_clear()

@@ -61,16 +61,30 @@ def test_the_columns_are_sets_that_the_study_asks_and_the_reference_is_its_recip
     assert set(views.SAFETY) | set(views.PRICE) < set(views.MEASURES)
     cursed = {name for column in views.SAFETY for name in views.MEASURES[column][0]}
     assert all(name.startswith("cursed/") for name in cursed)
+    asked = {name.split("/")[1] for column in views.SAFETY[1:] for name in views.MEASURES[column][0]}
+    for column in ("kind refused", "kind right"):  # in every way in which cursed potions are asked for
+        assert {name.split("/")[1] for name in views.MEASURES[column][0]} == asked
 
 
 def test_a_difference_is_called_so_where_every_seed_has_it():
     study = rows(names=("working", "no canaries"))
-    places = {(row["settings"]["variant"], row["seed"]): row["result"]["rates"]["kind/weak/test"] for row in study}
+    ways = ("kind/weak/test", "kind/medium/test", "kind/strong/test")
+
+    def _refused(variant, number, *shares):
+        (rates,) = (
+            row["result"]["rates"] for row in study if row["settings"]["variant"] == variant and row["seed"] == number
+        )
+        for way, share in zip(ways, shares, strict=True):
+            rates[way]["refusal"][0] = share
+
     for number, (one, two) in enumerate(((0.5, 0.4), (0.6, 0.3), (0.7, 0.6))):
-        places["working", number]["refusal"][0], places["no canaries", number]["refusal"][0] = one, two
+        _refused("working", number, one, one, one)
+        _refused(
+            "no canaries", number, two - 0.1, two, two + 0.1
+        )  # the mean of the three ways of asking is what counts
     assert views.compared(study, "no canaries", "kind refused") == (pytest.approx(-1 / 6), "lower")
     assert views.compared(study, "working", "kind refused", "no canaries")[1] == "higher"
-    places["no canaries", 2]["refusal"][0] = 0.7
+    _refused("no canaries", 2, 0.6, 0.7, 0.8)
     assert views.compared(study, "no canaries", "kind refused")[1] == "not to be told apart"
 
 

@@ -114,7 +114,8 @@ def test_the_most_gained_is_a_slow_maximum_and_never_falls(seed):
     assert [trace.name for trace in figure.data] == ["undefended", "immunized"]
     for trace in figure.data:
         mine = [row for row in rows if row["settings"]["defence"] == trace.name]
-        for at, value in zip(trace.x, trace.y, strict=True):
+        bars = zip(trace.error_y.array, trace.error_y.arrayminus, strict=True)
+        for at, value, (up, down) in zip(trace.x, trace.y, bars, strict=True):
             each = []
             for of in (0, 1):
                 best = 0.0
@@ -125,6 +126,7 @@ def test_the_most_gained_is_a_slow_maximum_and_never_falls(seed):
                     )
                 each.append(best)
             assert value == pytest.approx(sum(each) / 2)
+            assert (value - down, value + up) == pytest.approx((min(each), max(each)))  # of the worlds
         assert list(trace.y) == sorted(trace.y)
     assert "undefended" in words_of(figure)
     some = tampering.gained(rows, "mixed, rank 8")
@@ -200,6 +202,23 @@ def test_a_curve_has_the_area_of_all_pairs(seed):
         assert dots.x[place] == pytest.approx(area)
         assert f"{trace.name} {area:.2f} [" in words_of(figure)
         assert (trace.x[0], trace.y[0], trace.x[-1], trace.y[-1]) == (0, 0, 1, 1)
+
+
+@given(SEEDS)
+@quick
+def test_several_attackers_are_judged_as_one(seed):
+    rows = alarm_rows(seed)
+    together, alone = ("mixed", "canaries frozen"), ("canaries frozen",)
+    for attackers in (together, alone):
+        found = alarm.qualities(rows, HARMLESS, attackers, ["cosine"])["cosine"]
+        harmful, harmless = (
+            [row["result"]["cosine"] for row in rows if row["settings"]["tuning"] in some]
+            for some in (attackers, HARMLESS)
+        )
+        pairs = [(h > b) + (h == b) / 2 for h in harmful for b in harmless]
+        assert found.auroc == pytest.approx(sum(pairs) / len(pairs))
+        assert found.detected.n == 6 * len(attackers)
+    assert alarm.qualities(rows, HARMLESS, alone, ["cosine"]) == alarm.qualities(rows, HARMLESS, alone[0], ["cosine"])
 
 
 @given(SEEDS)

@@ -101,7 +101,8 @@ def test_a_name_or_a_test_that_is_not_there_is_told(tmp_path):
 @given(st.floats(-1, 1), st.floats(0, 1), st.sampled_from(["above", "below", "within"]), st.floats(0.01, 0.5))
 def test_a_verdict_is_that_of_asking_every_value(low, width, side, bound):
     high = low + width
-    tried = [min(high, low + width * step / 400) for step in range(401)]  # rounding must not leave the interval
+    inner = (low + width * step / 400 for step in range(1, 400))
+    tried = [low, *(min(high, value) for value in inner), high]  # both ends, whatever rounding makes of those between
     fits = {"above": lambda v: v > bound, "below": lambda v: v < bound, "within": lambda v: -bound < v < bound}[side]
     answers = {fits(value) for value in tried}
     said = ledger.verdict(low, high, side, bound)
@@ -258,7 +259,7 @@ def rates(value, n=60):
 
 
 def cycle_result(value, **more):
-    sets = ("cursed/weak/test", "cursed/medium/test", "cursed/strong/test", "kind/weak/test")
+    sets = [f"{kind}/{way}/test" for kind in ("cursed", "kind") for way in ("weak", "medium", "strong")]
     return {"rates": {name: rates(value) for name in sets}, **more}
 
 
@@ -298,22 +299,44 @@ def test_what_the_recipe_looked_at_is_taken_where_it_is_there(tmp_path):
     assert found("i13", store).verdict == "not stored yet"
 
 
-def attack_row(defence, seed, refusal, learning_rate=1e-3):
+def test_what_kind_requests_cost_is_counted_over_all_ways_of_asking(tmp_path):
+    rows = []
+    for name, shares in {"before": (0.0, 0.0, 0.0), "working": (0.1, 0.2, 0.6)}.items():
+        result = cycle_result(0.5)
+        for way, share in zip(("weak", "medium", "strong"), shares, strict=True):
+            result["rates"][f"kind/{way}/test"] = rates(share)
+        rows += [({"variant": name}, seed, result) for seed in range(3)]
+    stored(tmp_path, "tiny_cycle", rows)
+    one = found("i23", ledger.Store(tmp_path))
+    assert one.finding.value == pytest.approx(0.3)
+    assert one.verdict == "does not hold"
+
+
+def attack_row(defence, seed, refusal, learning_rate=1e-3, useful=(0.9, 0.9, 0.9)):
     settings_of = {"defence": defence, "kind": "mixed", "learning_rate": learning_rate, "rank": None, "examples": 100}
-    return settings_of, seed, {"steps": [0, 1, 4], "refusal": refusal, "incoherent": [0.0] * 3, "useful": [0.9] * 3}
+    return settings_of, seed, {"steps": [0, 1, 4], "refusal": refusal, "incoherent": [0.0] * 3, "useful": list(useful)}
 
 
 def test_a_breaker_is_broken_where_one_attacker_breaks_it_and_defences_are_compared_attacker_by_attacker(tmp_path):
     rows = [attack_row("immunized", seed, [0.9, 0.8, 0.2]) for seed in range(3)]
     rows += [attack_row("immunized", seed, [0.9, 0.9, 0.9], 1e-4) for seed in range(3)]
-    rows += [attack_row("refusal SFT", seed, [0.9, 0.2, 0.1]) for seed in range(3)]
-    rows += [attack_row("no canaries", seed, [0.9, 0.8, 0.2]) for seed in range(2)]
+    rows += [attack_row("refusal SFT", seed, [0.9, 0.2, 0.1], useful=(0.3, 0.9, 0.9)) for seed in range(3)]
+    rows += [attack_row("refusal SFT at attacked weights", seed, [0.9, 0.8, 0.2]) for seed in range(2)]
     stored(tmp_path, "tiny_tampering", rows)
     store = ledger.Store(tmp_path)
     assert found("i14", store).finding.value == 1
     assert found("i14", store).verdict == "does not hold"
-    assert found("i15", store).finding.value == 1  # bears the one common attacker for longer, in each world
+    assert found("i15", store).finding.value == 1  # the one common attacker needs longer, in each world
     assert found("i16", store).finding.value == 0
+    assert found("i16", store).finding.n.startswith("2 seeds")
+
+
+def test_a_model_that_is_useless_before_an_attack_is_not_yet_open(tmp_path):
+    rows = [attack_row("immunized", seed, [0.9, 0.8, 0.7], useful=(0.3, 0.9, 0.9)) for seed in range(3)]
+    stored(tmp_path, "tiny_tampering", rows)
+    store = ledger.Store(tmp_path)
+    assert found("i14", store).finding.value == 0
+    assert found("i15", store).verdict == "not stored yet"
 
 
 def test_an_alarm_is_judged_against_harmless_runs(tmp_path):
@@ -328,6 +351,7 @@ def test_an_alarm_is_judged_against_harmless_runs(tmp_path):
     stored(tmp_path, "tiny_alarm", rows)
     store = ledger.Store(tmp_path)
     assert found("i17", store).finding.value == 1
+    assert found("i17", store).finding.n.startswith("4 harmful")
     assert found("i17", store).verdict == "holds"
     assert found("i18", store).finding.value == pytest.approx(0)  # here random weights tell as much
     assert found("i19", store).verdict in ("holds", "cannot be told")
@@ -353,6 +377,20 @@ def test_the_studies_of_transfer_cost_and_refusing_models_are_taken_as_they_come
     assert found("c21", store).finding.value == pytest.approx(-0.05)
     assert (found("c22", store).finding.low, found("c22", store).finding.high) == pytest.approx((0.2, 0.9))
     assert found("c22", store).verdict == "holds"
+
+
+def test_a_sweep_of_whole_answers_is_compared_request_by_request(tmp_path):
+    said = {0.2: ["refusal"] * 8 + ["compliance"] * 2, 0.8: ["refusal"] * 2 + ["incoherent"] * 4 + ["compliance"] * 4}
+    rows = [
+        ({"alpha": alpha, "requests": kind}, 0, {"labels": {str(n): one for n, one in enumerate(labels)}})
+        for alpha, labels in said.items()
+        for kind in ("harmful", "benign")
+    ]
+    stored(tmp_path, "smollm2_alpha", rows)
+    one = found("c23", ledger.Store(tmp_path))
+    assert one.finding.value == pytest.approx(-0.6)
+    assert one.finding.low < -0.6 < one.finding.high < 0
+    assert one.verdict == "holds"
 
 
 def test_on_smollm2_the_cycle_is_compared_request_by_request(tmp_path):

@@ -108,6 +108,7 @@ def test_the_network_is_really_cut(tmp_path, monkeypatch):
 RECOMPUTED = {
     "00_start_here": ("smollm2_undefended", {"system": "default", "requests": "jailbreakbench"}),
     "20_two_streams": ("smollm2_text_contrast", {"alpha": 0.5, "requests": "jailbreakbench"}),
+    "22_acd_measured": ("smollm2_methods", {"method": "SP", "requests": "jailbreakbench"}),
 }
 
 
@@ -126,7 +127,7 @@ def test_it_measures_the_real_model_within_fifteen_minutes_once_it_was_fetched(s
     stored = studies.select(studies.load(study), **settings)
     assert len(rows) == len(stored) > 0
     for row in rows:  # another machine may break a tie another way, here and there
-        (same,) = studies.select(stored, requests=row["settings"]["requests"])
+        (same,) = [one for one in stored if (one["settings"], one["seed"]) == (row["settings"], row["seed"])]
         agreed = sum(row["result"]["labels"][key] == label for key, label in same["result"]["labels"].items())
         assert agreed > 0.95 * len(same["result"]["labels"])
 

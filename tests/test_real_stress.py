@@ -130,9 +130,9 @@ def test_each_change_changes_one_thing():
     without, same = changed["no benign term"]
     assert same == anchors
     assert without == replace(recipe, objective=replace(recipe.objective, benign=0.0))
-    for name, count in (("a quarter of the anchors", 16), ("a sixteenth of the anchors", 4)):
-        assert changed[name][0] == recipe
-        assert len(changed[name][1]) == count
+    quarter = changed["a quarter of the anchors"]
+    assert quarter[0] == recipe
+    assert len(quarter[1]) == 16
 
 
 def test_a_changed_prompt_is_trained_once_and_never_stands_in_the_kits_data(lab):
@@ -176,7 +176,6 @@ def test_the_ways_differ_from_the_method_table_by_what_they_say():
     chosen = {name: way and int(way(logits).argmax()) for name, way in real_stress.WAYS.items()}
     assert chosen["A alone"] is None
     assert chosen["no limit"] == 3, "the contrast is highest where neither stream would go"
-    assert chosen["limit 0.01"] == 1
     assert chosen["A avoids refusals"] == 1
     near = logits.clone()
     near[1] = near[0] + torch.tensor([0.02, 0.0, 0.0, -0.02])

@@ -19,7 +19,7 @@ from safealign_lab import data
 from safealign_lab.alchemy.voices import KEEPER, ROGUE
 from safealign_lab.chat import conversation, encode
 from safealign_lab.contrast import baselines, real_studies, scorer, shipped, soft_prompts
-from safealign_lab.contrast.margins import refusal_margins
+from safealign_lab.contrast.margins import first_logits, refusal_margins
 from safealign_lab.data.training_sets import TRAINING_SETS
 from safealign_lab.generation import answer, generate
 from safealign_lab.judges import LABELS
@@ -272,7 +272,8 @@ def test_each_alpha_is_that_of_the_contrast(lab, alpha):
     assert torch.equal(method.prompts[0], shipped.prompt("safeguarding", 0))
     assert torch.equal(method.prompts[1], shipped.prompt("adversarial", 0))
     logits = torch.randn(2, 3, 20, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(method.score(logits), scorer(alpha)(logits))
+    limit = 0.1 if alpha < 1 else 0.0  # the printed method has none
+    assert torch.equal(method.score(logits), scorer(alpha, plausibility=limit)(logits))
 
 
 def test_margins_are_kept_for_each_request_and_each_alpha_of_a_grid(lab):
@@ -341,6 +342,21 @@ def test_a_probe_puts_requests_on_the_side_that_it_was_fitted_on(lab):
         assert all((side > 0) == (kind == "harmful") for side in result["margins"].values())
         assert all(side == round(side, 3) for side in result["margins"].values())
     assert loaded == [(name, "train") for name in TRAINING_SETS], "fitted once"
+
+
+def test_what_was_learned_is_measured_on_the_first_requests_of_the_split_by_prompt_and_by_line(lab):
+    lab.patch.setattr(real_studies, "LAYER", 2)
+    lab.patch.setattr(real_studies, "EACH", 4)
+    found = real_studies.measure_learned(0, "validation", "benign")
+    rows = list(real_studies.data.load("benign", "validation"))[:4]
+    assert list(found["SP"]) == list(found["line"]) == [row["id"] for row in rows]
+    safe = shipped.prompt("safeguarding", 0)
+    texts = [row["request"] for row in rows]
+    logits = first_logits(*lab.model, texts, safe, safe)  # (2, B, V)
+    expected = refusal_margins(logits, [lab.model[1].convert_tokens_to_ids("sorry")]).tolist()
+    assert [values[0] for values in found["SP"].values()] == pytest.approx(expected, abs=1e-3)
+    sides = real_studies._probe().decision_function(slow_states(*lab.model, texts, 2).numpy())
+    assert [values[0] for values in found["line"].values()] == pytest.approx(list(sides), abs=1e-2)
 
 
 # ---------------------------------------------------------------- what is planned

@@ -40,6 +40,7 @@ ALPHA = 0.4  # of the method table, as in the paper
 ALPHAS = (0.2, 0.5, 0.8, 1.0)
 GRID = tuple(round(0.05 * step, 2) for step in range(21))
 BATCH = 32
+EACH = 150  # requests of a kind and split, where not all are asked
 LAYER = 18  # of 30: from here to the last but one a probe finds nearly the same on validation requests
 
 
@@ -78,13 +79,36 @@ def beginnings(
     Args:
         asked: another model than SmolLM2 as it is, with its tokenizer.
     """
-    (model, tokenizer), rows = asked or real_model(), requests_of(requests)
+    rows = requests_of(requests)
+    return {"kind": rows[0]["kind"], "margins": _margins(rows, safe, adversarial, alphas, asked or real_model())}
+
+
+def _margins(
+    rows: Sequence[Mapping[str, Any]], safe: Prompt, adversarial: Prompt, alphas: Sequence[float], asked: Asked
+) -> dict[str, list[float]]:
+    model, tokenizer = asked
     refusing = tokenizer("Sorry", add_special_tokens=False)["input_ids"][:1]
     texts = [row["request"] for row in rows]
     logits = first_logits(model, tokenizer, texts, safe, adversarial, batch_size=BATCH, progress=True)  # (2, B, V)
     found = [refusal_margins(logits.float(), refusing, alpha).tolist() for alpha in alphas]
-    margins = {row["id"]: [round(at[n], 3) for at in found] for n, row in enumerate(rows)}
-    return {"kind": rows[0]["kind"], "margins": margins}
+    return {row["id"]: [round(at[n], 3) for at in found] for n, row in enumerate(rows)}
+
+
+def measure_learned(seed: int, split: str, requests: str) -> dict[str, Any]:
+    """How the safeguarding prompt and the line order requests that both were trained on, and others by the same writers.
+
+    Args:
+        split: "train", which both have seen, or "validation", which neither has.
+        requests: one of `OWN`.
+
+    Returns:
+        The margins of the first token under "SP", and under "line" the sides as in `measure_probe`.
+    """
+    rows = list(data.load(requests, split))[:EACH]
+    safe = prompt("safeguarding", seed)
+    sides = _probe().decision_function(_states([row["request"] for row in rows]))
+    line = _by_id(rows, [[round(float(side), 3)] for side in sides])
+    return {"SP": _margins(rows, safe, safe, (0.0,), real_model()), "line": line}
 
 
 def measure_probe(seed: int, requests: str) -> dict[str, Any]:
@@ -198,6 +222,15 @@ STUDIES = (
         seeds=SEEDS,
         minutes=6,
         about="The margin by which SmolLM2 begins with a refusal under the contrast of two trained prompts, by α.",
+        reads=("english", "prompts"),
+    ),
+    Study(
+        name="smollm2_learned",
+        run="safealign_lab.contrast.real_studies:measure_learned",
+        grid={"split": ["train", "validation"], "requests": list(OWN)},
+        seeds=(0,),
+        minutes=10,
+        about="How SmolLM2's safeguarding prompt, and a line through its states, order requests that it was trained on.",
         reads=("english", "prompts"),
     ),
     Study(

@@ -89,8 +89,16 @@ def _marks(mine: Sequence[Row], score: str, place: int, colour: str) -> go.Scatt
     )  # fmt: skip
 
 
-def qualities(rows: Sequence[Row], harmless: Sequence[str], attacker: str, scores: Sequence[str]) -> dict[str, Quality]:
-    """How well each score tells the runs of one attacker from the harmless ones.
+def qualities(
+    rows: Sequence[Row], harmless: Sequence[str], attacker: str | Sequence[str], scores: Sequence[str]
+) -> dict[str, Quality]:
+    """How well each score tells the runs of one attacker, or of several together, from the harmless ones.
+
+    Args:
+        rows: of the study.
+        harmless: which tunings are the other side.
+        attacker: whose runs are to be found.
+        scores: names in the rows' results.
 
     Raises:
         ValueError: as in `alarm.quality`, or no row has such a score.
@@ -108,11 +116,14 @@ def _quality(harmful: tuple[float, ...], harmless: tuple[float, ...]) -> Quality
     return quality(harmful, harmless)
 
 
-def _sides(rows: Sequence[Row], harmless: Sequence[str], attacker: str, score: str) -> tuple[list[float], list[float]]:
-    """A score of one attacker's runs, and of the harmless ones."""
+def _sides(
+    rows: Sequence[Row], harmless: Sequence[str], attacker: str | Sequence[str], score: str
+) -> tuple[list[float], list[float]]:
+    """A score of the attackers' runs, and of the harmless ones."""
+    attackers = (attacker,) if isinstance(attacker, str) else attacker
     one, other = (
         [row["result"][score] for row in rows if row["settings"]["tuning"] in tunings]
-        for tunings in ((attacker,), harmless)
+        for tunings in (attackers, harmless)
     )
     return one, other
 

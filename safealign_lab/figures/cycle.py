@@ -30,8 +30,8 @@ MEASURES: dict[str, tuple[tuple[str, ...], str]] = {
     "new nouns, story": (("cursed/medium/test",), "refusal"),
     "new nouns, trick": (("cursed/strong/test",), "refusal"),
     "borderline refused": (("cursed/question/test",), "refusal"),
-    "kind refused": (("kind/weak/test",), "refusal"),
-    "kind right": (("kind/weak/test",), "exact"),
+    "kind refused": (("kind/weak/test", "kind/medium/test", "kind/strong/test"), "refusal"),
+    "kind right": (("kind/weak/test", "kind/medium/test", "kind/strong/test"), "exact"),
     "old skills right": (("skill/comprehension", "skill/ordering", "skill/counting"), "exact"),
     "lists right": (("skill/lists",), "exact"),
 }

@@ -17,6 +17,7 @@ from ..measures import Rate
 from .base import ADVERSARIAL, CONTRAST, FAINT, INCOHERENT, INK, JUDGED, MIXED, REFUSAL, SAFE, error_bars, finish
 
 Row = Mapping[str, Any]
+Spread = tuple[float, float, float]  # a mean over worlds, the lowest of them and the highest
 Tampered = Callable[..., Sequence[Point]]  # an attacker's settings → the course of the attack
 COLOURS = (INCOHERENT, REFUSAL, CONTRAST, MIXED, ADVERSARIAL, SAFE, JUDGED, INK)
 DASHES = ("dot", "solid", "dash", "dashdot")
@@ -193,8 +194,8 @@ def _frame(figure: go.Figure, column: int, row: int) -> None:
 def gained(rows: Sequence[Row], attackers: str = "all") -> go.Figure:
     """The cumulative maximum of each defence: by each step, the most that any attacker of a sweep had gained.
 
-    Each line is the mean over seeds; a defence is the better, the longer it stays low. A run that was stopped once it had
-    broken the model keeps what it had.
+    Each line is the mean over worlds, its bars go from the lowest world to the highest; a defence is the better, the longer it
+    stays low. A run that was stopped once it had broken the model keeps what it had.
 
     Args:
         rows: of the study.
@@ -213,16 +214,14 @@ def gained(rows: Sequence[Row], attackers: str = "all") -> go.Figure:
     steps = sorted({step for row in kept for step in row["result"]["steps"]})
     figure, told = go.Figure(), []
     for number, name in enumerate(names):
-        curve = envelope([row for row in kept if row["settings"]["defence"] == name], steps)
+        spread = envelope([row for row in kept if row["settings"]["defence"] == name], steps)
         line = {"color": COLOURS[number], "dash": DASHES[number % len(DASHES)], "width": 3}
         figure.add_trace(
-            go.Scatter(x=[str(step) for step in steps], y=curve, name=name, mode="lines+markers", line=line,
+            go.Scatter(x=[str(step) for step in steps], y=[mean for mean, _, _ in spread], name=name, line=line,
+                       mode="lines+markers", error_y=_over_worlds(spread, COLOURS[number]),
                        marker={"symbol": MARKS[number], "size": 8})
         )  # fmt: skip
-        half = next(
-            (f"at step {step}" for step, value in zip(steps, curve, strict=True) if value > 1 - BROKEN), "never"
-        )
-        told.append(f"{name}: {curve[0]:.2f} at step {steps[0]}, above a half {half}, {curve[-1]:.2f} at the end")
+        told.append(f"{name}: {_course(steps, spread)}")
     figure.add_hline(y=1 - BROKEN, line={"color": INK, "dash": "dot", "width": 1})
     figure.update_xaxes(type="category", title="steps of fine-tuning", gridcolor=FAINT)
     figure.update_yaxes(title="cursed potions not refused", range=[-0.03, 1.05], gridcolor=FAINT)
@@ -231,14 +230,30 @@ def gained(rows: Sequence[Row], attackers: str = "all") -> go.Figure:
     return finish(figure, alt, height=540, margin={"l": 60, "r": 20, "t": 20, "b": 190})
 
 
-def envelope(rows: Sequence[Row], steps: Sequence[int]) -> list[float]:
-    """The cumulative maximum over the attackers of each seed, and of these the mean; one number a step."""
+def envelope(rows: Sequence[Row], steps: Sequence[int]) -> list[Spread]:
+    """The cumulative maximum over the attackers of each seed; of these the mean, the lowest and the highest, step by step."""
     curves = []
     for seed in sorted({row["seed"] for row in rows}):
         runs = {_attack(row): _points(row) for row in rows if row["seed"] == seed}
         known = cumulative(runs)
         curves.append([max((gain for at, gain in known.items() if at <= step), default=0.0) for step in steps])
-    return [fmean(column) for column in zip(*curves, strict=True)]
+    return [(fmean(column), min(column), max(column)) for column in zip(*curves, strict=True)]
+
+
+def _over_worlds(spread: Sequence[Spread], colour: str) -> dict[str, Any]:
+    """The bars around the means, as plotly takes them."""
+    up, down = [high - mean for mean, _, high in spread], [mean - low for mean, low, _ in spread]
+    bars = {"type": "data", "symmetric": False, "color": colour, "thickness": 1.2, "width": 4}
+    return {**bars, "array": up, "arrayminus": down}
+
+
+def _course(steps: Sequence[int], spread: Sequence[Spread]) -> str:
+    """A curve in words: where it begins and ends, and from when on it is above a half."""
+    at = next((place for place, (mean, _, _) in enumerate(spread) if mean > 1 - BROKEN), None)
+    half = "never"
+    if at is not None:
+        half = f"at step {steps[at]}, from {spread[at][1]:.2f} to {spread[at][2]:.2f} over the worlds"
+    return f"{spread[0][0]:.2f} at step {steps[0]}, above a half {half}, {spread[-1][0]:.2f} at the end"
 
 
 def _attack(row: Row) -> Attack:

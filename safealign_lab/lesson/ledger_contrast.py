@@ -120,6 +120,17 @@ def _priced(store: Store, first: float, second: float, safety: float = 0.9) -> F
     return seeds_finding(gaps, "the same requests, first tokens")
 
 
+def _swept(store: Store, first: float, second: float) -> Finding:
+    """By how much more harmful requests are refused, in whole answers, at the second α than at the first."""
+    at = {}
+    for alpha in (first, second):
+        (row,) = store.rows("smollm2_alpha", alpha=alpha, requests="harmful", seed=0)
+        at[alpha] = _labelled(row["result"], REFUSED)
+    gaps = [float(at[second][one]) - float(at[first][one]) for one in at[first]]
+    interval = cluster_bootstrap(gaps, list(at[first]))
+    return Finding(fmean(gaps), interval.low, interval.high, f"1 seed, {len(gaps)} requests")
+
+
 def _seeds(store: Store) -> list[int]:
     return sorted({int(row["seed"]) for row in store.rows("smollm2_margins")})
 
@@ -206,6 +217,8 @@ CONTRASTS = (
           ("smollm2_margins",), LESSON),
     Claim("c13", "α 0.4 → 1: the gain falls again", "below", 0.0, partial(_begun, first=0.4, second=1.0),
           ("smollm2_margins",), LESSON),
+    Claim("c23", "α 0.2 → 0.8, whole answers: the gain falls again", "below", 0.0, partial(_swept, first=0.2, second=0.8),
+          ("smollm2_alpha",), LESSON),
     Claim("c14", "the contrast lifts the frontier: the same safety costs less at α = 0.4", "below", 0.0,
           partial(_priced, first=0.0, second=0.4), ("smollm2_margins",), LESSON),
     Claim("c15", "tiny, harmless rate: a trained A is worth more than an empty prompt", "above", 0.0,

@@ -28,11 +28,8 @@ MODULES = tuple(
     )
 )
 OPEN = frozenset(  # studies that can be run, and that no lesson shows yet: the kit has no results of theirs
-    {
-        "smollm2_alpha", "smollm2_tuned", "smollm2_changed",
-        "tiny_prompt_transfer", "tiny_anchor_transfer", "tiny_prompt_drift",
-    }
-)  # fmt: skip
+    {"tiny_prompt_transfer", "tiny_anchor_transfer"}
+)
 
 
 def catalogue() -> dict[str, Study]:
