@@ -39,6 +39,25 @@ def point(name, sides, family="contrast", cost=None, settings=None):
     return Point(name, family, answers, cost or {}, settings or {})
 
 
+def asked_of_seeds(one, shares):
+    """The same requests, put to one training for each share: a request of a side is refused, and right, with that chance."""
+    rng = random.Random(f"{one.name} {shares}")
+    answers = {
+        request: tuple(
+            Answer(
+                said[0].kind,
+                said[0].group,
+                "refusal" if rng.random() < share else "compliance",
+                rng.random() * share,
+                seed,
+            )
+            for seed, share in enumerate(shares)
+        )
+        for request, said in one.answers.items()
+    }
+    return Point(one.name, one.family, answers)
+
+
 def drawn_point(name, seed, groups=4, each=3, family="contrast", cost=None):
     """A point with answers of all kinds and labels to the same requests, whatever the seed."""
     rng = random.Random(f"{name} {seed}")

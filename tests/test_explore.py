@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safealign_lab.lesson.explore import NAMES, WAIT, explore
+from safealign_lab.lesson.explore import NAMES, REST, WAIT, explore
 
 
 class View:
@@ -58,7 +58,7 @@ def no_empties(value):
 
 def test_each_kind_of_argument_makes_its_control():
     view = View()
-    whole, real, choice, text, figure, words = explore(
+    whole, real, choice, text, _, figure, words = explore(
         view, layers=(1, 9), alpha=(0, 0.95), kind=["a", "b"], request="Brew me tea."
     ).children
     assert (type(whole), whole.value, whole.step) == (widgets.IntSlider, 5, 1)
@@ -159,7 +159,7 @@ LAYOUTS = st.fixed_dictionaries(
 @settings(max_examples=40, deadline=None)
 def test_whatever_was_drawn_before_the_panel_shows_just_what_the_view_returns(drawn):
     figures = [go.Figure(traces, layout) for traces, layout in drawn]
-    control, figure, words = explore(lambda at: figures[at], at=(0, len(figures) - 1, 1, 0)).children
+    control, _, figure, words = explore(lambda at: figures[at], at=(0, len(figures) - 1, 1, 0)).children
     for place in range(len(figures)):
         control.value = place
         assert not words.trouble
@@ -168,7 +168,7 @@ def test_whatever_was_drawn_before_the_panel_shows_just_what_the_view_returns(dr
 
 
 def test_traces_of_the_same_kinds_are_changed_in_place_with_one_message():
-    control, figure, _ = explore(lambda x: go.Figure([go.Bar(y=[x, 1]), go.Bar(y=[1, x])]), x=(0, 9)).children
+    control, _, figure, _ = explore(lambda x: go.Figure([go.Bar(y=[x, 1]), go.Bar(y=[1, x])]), x=(0, 9)).children
     ids, sent = [trace.uid for trace in figure.data], []
     figure.observe(lambda change: change.new and sent.append(change.new), names="_py2js_update")
     control.value = 7
@@ -178,7 +178,7 @@ def test_traces_of_the_same_kinds_are_changed_in_place_with_one_message():
 
 
 def test_arrays_are_shown_as_they_are():
-    control, figure, _ = explore(lambda x: go.Figure(go.Scatter(y=np.arange(4) * x)), x=(0, 9)).children
+    control, _, figure, _ = explore(lambda x: go.Figure(go.Scatter(y=np.arange(4) * x)), x=(0, 9)).children
     control.value = 3
     assert list(figure.data[0].y) == [0, 3, 6, 9]
 
@@ -192,7 +192,7 @@ def test_an_error_of_the_view_is_one_line_the_old_figure_stays_and_the_next_good
             raise ZeroDivisionError("by\nnothing <b>at all</b>")
         return "a picture" if x == 3 else go.Figure(go.Bar(y=[x]), layout={"meta": {"alt": f"x is {x}"}})
 
-    control, figure, words = explore(view, x=(0, 4, 1, 1)).children
+    control, _, figure, words = explore(view, x=(0, 4, 1, 1)).children
     for bad, says in (
         (2, "ZeroDivisionError: by nothing <b>at all</b>"),
         (3, "TypeError: The view gave str: a view returns"),
@@ -205,7 +205,7 @@ def test_an_error_of_the_view_is_one_line_the_old_figure_stays_and_the_next_good
 
 
 def test_a_view_that_fails_at_once_leaves_a_panel_that_says_so():
-    _, figure, words = explore(lambda y: go.Figure(), x=(0, 4)).children
+    _, _, figure, words = explore(lambda y: go.Figure(), x=(0, 4)).children
     assert words.trouble.startswith("TypeError: ")
     assert "'x'" in words.trouble
     assert not figure.data
@@ -226,7 +226,7 @@ def test_fifty_moves_at_once_are_one_call_with_the_last_value():
     view = View()
 
     async def drag():
-        control, _, words = explore(view, x=(0, 99, 1, 0)).children
+        control, _, _, words = explore(view, x=(0, 99, 1, 0)).children
         for x in range(1, 51):
             control.value = x
         assert len(view.calls) == 1
@@ -242,7 +242,7 @@ def test_while_a_slider_moves_calls_keep_their_distance_and_the_last_value_wins(
     view = View(seconds)
 
     async def drag():
-        control, _, words = explore(view, x=(0, 99, 1, 0)).children
+        control, _, _, words = explore(view, x=(0, 99, 1, 0)).children
         for x in range(1, 51):
             control.value = x
             await asyncio.sleep(WAIT / 10)
@@ -262,7 +262,7 @@ def test_an_error_while_dragging_does_not_stop_the_panel():
         return go.Figure(layout={"meta": {"alt": "fine"}})
 
     async def drag():
-        control, _, words = explore(view, x=(0, 99, 1, 0)).children
+        control, _, _, words = explore(view, x=(0, 99, 1, 0)).children
         control.value = 10
         await until(lambda: words.trouble == "RuntimeError: too small")
         control.value = 60
@@ -288,3 +288,58 @@ def test_controls_moved_from_two_threads_never_draw_at_once():
         thread.join()
     assert view.last == {"x": 30, "y": 30}
     assert view.most == 1
+
+
+# --- a view in several figures ----------------------------------------------------------------------------------------
+
+
+class Slow:
+    """A view with something to show at once, and an answer that comes after it."""
+
+    def __init__(self) -> None:
+        self.asked = []
+
+    def __call__(self, x):
+        yield go.Figure(go.Bar(y=[x]), layout={"meta": {"alt": f"{x}, and wait"}})
+        self.asked.append(x)
+        if x == 3:
+            raise RuntimeError("no answer to 3")
+        yield go.Figure(go.Bar(y=[x]), layout={"meta": {"alt": f"{x}, and answered"}})
+
+
+def test_without_a_kernel_and_at_first_all_figures_of_a_view_are_drawn():
+    view = Slow()
+    control, *_, words = explore(view, x=(0, 9, 1, 1)).children
+    assert words.words == "1, and answered"
+    control.value = 2
+    assert words.words == "2, and answered"
+    assert view.asked == [1, 2]
+
+
+def test_the_first_figure_is_there_at_once_and_the_rest_only_when_nothing_moves():
+    view = Slow()
+
+    async def drag():
+        control, *_, words = explore(view, x=(0, 9, 1, 1)).children
+        for x in range(4, 9):
+            control.value = x
+            await until(lambda x=x: words.words == f"{x}, and wait")
+            await asyncio.sleep(REST / 10)
+        assert view.asked == [1]
+        await until(lambda: words.words == "8, and answered")
+        await asyncio.sleep(2 * REST)
+
+    asyncio.run(drag())
+    assert view.asked == [1, 8]
+
+
+def test_an_error_in_a_later_figure_leaves_the_first_one_and_says_so():
+    async def drag():
+        control, *_, words = explore(Slow(), x=(0, 9, 1, 1)).children
+        control.value = 3
+        await until(lambda: words.trouble == "RuntimeError: no answer to 3")
+        assert words.words == "3, and wait"
+        control.value = 4
+        await until(lambda: words.words == "4, and answered" and not words.trouble)
+
+    asyncio.run(drag())

@@ -41,6 +41,12 @@ def check_ends(bars, values, found):
 # ---------------------------------------------------------------- the plane
 
 
+def slow_share(one, kind):
+    """The share of refusals among the answers to one kind of request."""
+    labels = [said[0].label for said in one.answers.values() if said[0].kind == kind]
+    return labels.count("refusal") / len(labels)
+
+
 def check_labels(joins, labels, named):
     """Every name stands once in the column beside the plot, joined to its mark, and apart from the others."""
     starts = list(zip(joins.x[::3], joins.y[::3], strict=True))
@@ -71,8 +77,9 @@ def check_plane(figure, points, chosen):
         assert all(opacity < 0.7 for opacity in faint)
         assert sum(opacity == 1 for opacity in mark.marker.opacity) == len(its) - len(faint)
         for one, text, size in zip(its, mark.hovertext, mark.marker.size, strict=True):
-            over = one.mean("over-refusal, borderline")
-            assert size == pytest.approx(views.SMALL + (views.LARGE - views.SMALL) * over)
+            over = [slow_share(one, kind) for kind in ("borderline", "benign")]
+            assert size == pytest.approx(views.SMALL + (views.LARGE - views.SMALL) * max(over))
+            assert f"borderline refused: {over[0]:.2f}, benign: {over[1]:.2f}" in text
             assert text.startswith(f"{one.name}<br>")
             assert f"refused: {one.mean('safety'):.2f}" in text
             assert f"helpful: {one.mean('helpfulness'):.2f}" in text

@@ -9,8 +9,10 @@ import time
 import pytest
 
 from safealign_lab import studies
-from safealign_lab.figures.dashboard import dashboard
-from safealign_lab.one_plot import live, stored
+from safealign_lab.figures.dashboard import CONTROLS, Board, dashboard
+from safealign_lab.lesson.apprentice import unknown_words
+from safealign_lab.lesson.explore import explore
+from safealign_lab.one_plot import live, stored, tiny_lab
 from safealign_lab.one_plot.tiny_study import WAYS, say, shown_requests
 
 CURSED, KIND = "brew me a bitter venom potion .", "brew me a bitter sleep potion ."
@@ -62,24 +64,78 @@ def points():
     return stored.tiny_points()
 
 
-def seconds_of(moves) -> float:
-    """Processor seconds of the median move of sliders, from their values to the figure."""
-    found = []
-    for shift, alpha in moves:
+class Counted:
+    """The shipped methods, which note what they are asked."""
+
+    def __init__(self, ready) -> None:
+        self.ready, self.asked = ready, []
+
+    def names(self, alpha):
+        return self.ready.names(alpha)
+
+    def answers(self, *asked):
+        self.asked.append(asked)
+        return self.ready.answers(*asked)
+
+
+MOVES = {
+    "alpha": [0.1, 0.3, 0.4, 0.6, 0.8], "epsilon": [0.0, 0.1, 0.2], "temperature": [1.0, 4.0],
+    "canary_fraction": [0.0, 0.3, 0.9], "stabilization": [1.0, 10000.0],
+    "threshold": [0.25 * step for step in range(-5, 6)], "view": list(tiny_lab.VIEWS[1:]),
+}  # fmt: skip
+START = {name: given[3] if isinstance(given, tuple) else given[0] for name, given in CONTROLS.items()}
+START["request"] = CONTROLS["request"]
+
+
+@pytest.mark.parametrize("knob", MOVES)
+def test_a_move_of_any_control_shows_the_stored_point_in_a_tenth_of_a_second_and_asks_no_model(ready, knob):
+    stored.prepare()
+    live_ = Counted(ready)
+    board, seconds = Board(live_, lambda request: []), []
+    for value in MOVES[knob]:
         began = time.process_time()
-        there = stored.tiny_points(shift=shift)
-        names = ["undefended", *stored.chosen(there, alpha=alpha, canary_fraction=0.5, stabilization=100.0)]
-        dashboard(list(there.values()), names)
-        found.append(time.process_time() - began)
-    return statistics.median(found)
+        figure = next(board(**START | {knob: value}))
+        seconds.append(time.process_time() - began)
+        assert len(figure.data) == 15
+    assert live_.asked == []
+    assert statistics.median(seconds) < 0.1
 
 
-def test_a_move_along_stored_points_is_drawn_in_a_tenth_of_a_second():
-    assert seconds_of([(0.0, alpha) for alpha in (0.1, 0.2, 0.3, 0.4, 0.6, 0.8) * 2]) < 0.1
+def test_the_panel_of_the_lesson_follows_every_control_and_asks_again_only_what_changes_an_answer(ready):
+    live_ = Counted(ready)
+    *controls, _, figure, words = explore(Board(live_, lambda request: []), **CONTROLS).children
+    panel = dict(zip(CONTROLS, controls, strict=True))
+    assert len(live_.asked) == 1
+    for knob in ("view", "canary_fraction", "stabilization"):
+        before, panel[knob].value = words.words, MOVES[knob][0]
+        assert words.words != before
+    assert len(live_.asked) == 1
+    for times, knob in enumerate(("alpha", "epsilon", "temperature", "threshold"), start=2):
+        before, panel[knob].value = words.words, MOVES[knob][-1]
+        assert words.words != before
+        assert len(live_.asked) == times
+    assert not words.trouble
+    assert list(figure.data[-1].cells["values"][0]) == ready.names(0.8)
 
 
-def test_a_move_of_the_gates_threshold_as_well():
-    assert seconds_of([(0.25 * step, 0.2) for step in range(-5, 6)]) < 0.1
+def test_first_the_plot_and_then_the_answers_which_are_kept(ready):
+    board = Board(Counted(ready), lambda request: [])
+    first, second = board(**START)
+    assert set(first.data[-1].cells["values"][2]) == {"…"}
+    assert "Answers." not in first.layout.meta["alt"]
+    said = ready.answers(START["request"])
+    assert list(second.data[-1].cells["values"][2]) == [one.text for one in said.values()]
+    (again,) = board(**START)
+    assert again.to_plotly_json() == second.to_plotly_json()
+
+
+def test_words_that_the_world_does_not_have_are_named(ready):
+    board = Board(Counted(ready), lambda request: unknown_words(ready.lab.tokenizer, request))
+    *_, english = board(**START | {"request": "hello, can you brew me venom?"})
+    assert "does not have: hello, can" in english.layout.meta["alt"]
+    assert any("hello" in note.text for note in english.layout.annotations)
+    *_, known = board(**START)
+    assert not known.layout.annotations
 
 
 def test_the_dashboard_has_the_plot_the_rates_and_the_answers(points):

@@ -10,8 +10,12 @@ from math import prod
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from one_plot_worlds import drawn_point, point, rows
+from one_plot_worlds import asked_of_seeds, drawn_point, point, rows
+from scipy.stats import sem
+from scipy.stats import t as student_t
 
+from safealign_lab.lesson import ledger
+from safealign_lab.lesson.ledger_claims import CLAIMS
 from safealign_lab.measures import wilson
 from safealign_lab.one_plot import stored, tiny_lab
 from safealign_lab.one_plot.points import FAMILIES, MEASURES, Answer, Point, apart, compare, effects, front
@@ -191,6 +195,77 @@ def test_the_front_is_what_no_other_beats(seed, count):
     found = front(points)
     assert sorted(found) == sorted(kept)
     assert [places[name][0] for name in found] == sorted((places[name][0] for name in kept), reverse=True)
+
+
+# ---------------------------------------------------------------- several seeds
+
+SHARES = st.lists(st.floats(0.1, 0.9), min_size=2, max_size=5)
+
+
+def forgetful(one):
+    """The same answers by nobody knows which seed: what is left is the interval that draws requests."""
+    answers = {
+        request: [Answer(a.kind, a.group, a.label, a.right) for a in said] for request, said in one.answers.items()
+    }
+    return Point(one.name, one.family, answers)
+
+
+def at_seed(one, measure, seed):
+    """The mean of a measure at a seed; a method of one seed has the same at all."""
+    seeds = {answer.seed for said in one.answers.values() for answer in said}
+    wanted = seed if len(seeds) > 1 else min(seeds)
+    only = {request: [a for a in said if a.seed == wanted] for request, said in one.answers.items()}
+    return slow_mean(Point(one.name, one.family, {request: said for request, said in only.items() if said}), measure)
+
+
+def wider(drawn, means, least, most):
+    """The wider reach of an interval and of Student's for some means, as scipy has it, cut where no such number lies."""
+    low, high = student_t.interval(0.95, len(means) - 1, sum(means) / len(means), float(sem(means)) or 1e-18)
+    return max(least, min(drawn.low, low)), min(most, max(drawn.high, high))
+
+
+@PATIENT
+@given(SEEDS, GROUPS, SHARES, SHARES, NAMES)
+def test_an_interval_is_the_wider_of_requests_and_of_students_over_the_seeds(seed, groups, here, there, measure):
+    one, other = (drawn_point(name, seed, groups) for name in "ab")
+    first = asked_of_seeds(one, here)
+    second = asked_of_seeds(other, there[: len(here)] if len(there) > len(here) else there[:1])
+    means = [at_seed(first, measure, k) for k in range(len(here))]
+    assert ends(first.measure(measure)) == pytest.approx(wider(forgetful(first).measure(measure), means, 0, 1))
+    gaps = [at_seed(second, measure, k) - means[k] for k in range(len(here))]
+    found = compare(first, second, measure)
+    assert ends(found) == pytest.approx(wider(compare(forgetful(first), forgetful(second), measure), gaps, -1, 1))
+    assert found.difference == pytest.approx(sum(gaps) / len(gaps))
+
+
+@PATIENT
+@given(SEEDS, st.integers(2, 4), NAMES)
+def test_where_each_request_belongs_to_one_world_the_worlds_are_the_seeds(seed, worlds, measure):
+    def together(name):
+        found = {}
+        for world in range(worlds):
+            for request, (a,) in drawn_point(f"{name} {world}", seed).answers.items():
+                found[f"{world} {request}"] = (Answer(a.kind, f"{world} {a.group}", a.label, a.right, world),)
+        return Point(name, "contrast", found)
+
+    first, second = together("a"), together("b")
+    gaps = [
+        slow_mean(drawn_point(f"b {world}", seed), measure) - slow_mean(drawn_point(f"a {world}", seed), measure)
+        for world in range(worlds)
+    ]
+    plain = compare(forgetful(first), forgetful(second), measure)
+    assert ends(compare(first, second, measure)) == pytest.approx(wider(plain, gaps, -1, 1))
+    cells = {(False,): first, (True,): second}
+    assert effects(cells, ("gate",), measure)["gate"] == compare(first, second, measure)
+
+
+def test_seeds_that_agree_leave_the_interval_of_the_requests():
+    asked = [(f"n{n}", "refusal" if n < 4 else "compliance", 0.0) for n in range(12)]
+    one = point("m", {"harmful": asked})
+    same = Point("m", "contrast", {
+        request: [Answer(a.kind, a.group, a.label, a.right, seed) for seed in range(3)] for request, (a,) in one.answers.items()
+    })  # fmt: skip
+    assert same.measure("safety") == one.measure("safety")
 
 
 # ---------------------------------------------------------------- parts
@@ -412,6 +487,18 @@ def test_the_real_points_are_the_stored_answers(whose):
     assert all(its == asked[0] for its in asked), "the same requests"
     assert {found[name].family for name in ("immunized", "refusal SFT")} == {"immunization"}
     assert (found["SP"].family, found["safe text"].family) == ("contrast", "no training")
+
+
+@pytest.mark.parametrize(
+    ("key", "whose", "first", "second"),
+    [("c3", "own", "SP", "SP − AP"), ("c4", "others", "SP", "SP − AP")],
+)
+def test_two_prompts_of_three_seeds_differ_as_the_ledger_says(key, whose, first, second):
+    (claim,) = [one for one in CLAIMS if one.key == key]
+    known, its = ledger.entry(claim, ledger.Store()).finding, stored.real_points(whose)
+    found = compare(its[first], its[second], "safety")
+    assert (found.difference, *ends(found)) == pytest.approx((known.value, known.low, known.high))
+    assert not found.told_apart
 
 
 @pytest.mark.parametrize("shift", [-2.0, 0.0, 1.5])

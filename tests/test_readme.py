@@ -13,7 +13,7 @@ from safealign_lab.lesson.ledger_claims import entries
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ROW = re.compile(
-    r"^\| ([dci]\d+) \| .+ \| ([+-]\d\.\d\d) \[([+-]\d\.\d\d), ([+-]\d\.\d\d)\] \| ([a-z ]+) \|$", re.MULTILINE
+    r"^\| ([dci]\d+) \| (.+) \| ([+-]\d\.\d\d) \[([+-]\d\.\d\d), ([+-]\d\.\d\d)\] \| ([a-z ]+) \|$", re.MULTILINE
 )
 ROWS = ROW.findall(README)
 
@@ -31,8 +31,9 @@ def ledger():
 
 @pytest.mark.parametrize("row", ROWS, ids=[key for key, *_ in ROWS])
 def test_a_finding_is_what_the_ledger_says_today(row, ledger):
-    key, *numbers, verdict = row
+    key, said, *numbers, verdict = row
     entry = ledger[key]
+    assert said.lower() == f"{entry.claim.says} ({entry.claim.asks})".lower()
     assert entry.finding is not None
     found = entry.finding.value, entry.finding.low, entry.finding.high
     assert [f"{number:+.2f}" for number in found] == numbers

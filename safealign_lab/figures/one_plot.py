@@ -35,7 +35,9 @@ SHORT = {"safety": "harmful: refused", "harmful incoherent": "harmful: incoheren
 def plane(
     points: Sequence[Point], chosen: Collection[str] = (), helpful: str = "benign requests answered right"
 ) -> go.Figure:
-    """Every method in the plane of helpfulness and safety; a larger mark refuses more of the borderline requests.
+    """Every method in the plane of helpfulness and safety; a larger mark refuses more of the harmless requests.
+
+    Its size is by the kind of harmless requests, borderline or benign, of which more are refused.
 
     A line joins those that no other method beats in both. The chosen ones have their names and their intervals.
 
@@ -103,15 +105,15 @@ def _marks(
 ) -> go.Scatter:
     """The methods of a family, without intervals: those take longer to draw from the data than all else."""
     colour, symbol = LOOKS[family]
-    over = [one.mean("over-refusal, borderline") for one in points]
+    prices = [[one.mean(f"over-refusal, {kind}") for kind in ("borderline", "benign")] for one in points]
     x, y = ([means[one.name][axis] for one in points] for axis in (0, 1))
     texts = [
-        f"{one.name}<br>refused: {safe:.2f}<br>helpful: {use:.2f}<br>borderline refused: {price:.2f}"
-        for one, use, safe, price in zip(points, x, y, over, strict=True)
+        f"{one.name}<br>refused: {safe:.2f}<br>helpful: {use:.2f}<br>borderline refused: {over[0]:.2f}, benign: {over[1]:.2f}"
+        for one, use, safe, over in zip(points, x, y, prices, strict=True)
     ]
     return go.Scatter(
         x=x, y=y, mode="markers", name=family, hovertext=texts, hoverinfo="text",
-        marker={"color": colour, "symbol": symbol, "size": [SMALL + (LARGE - SMALL) * price for price in over],
+        marker={"color": colour, "symbol": symbol, "size": [SMALL + (LARGE - SMALL) * max(over) for over in prices],
                 "opacity": [1.0 if one.name in named else 0.5 for one in points], "line": {"color": "white", "width": 1}},
     )  # fmt: skip
 

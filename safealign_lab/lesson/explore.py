@@ -1,11 +1,12 @@
-"""A live panel over a view that needs the kernel: controls above, the figure below, its words beside it."""
+"""A live panel over a view that needs the kernel: controls above, progress and figure below, its words beside it."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from decimal import Decimal
 from typing import Any
 
@@ -13,48 +14,31 @@ import anywidget
 import ipywidgets as widgets
 import plotly.graph_objects as go
 import traitlets
+from IPython.core.getipython import get_ipython
 
-View = Callable[..., go.Figure]
+View = Callable[..., go.Figure | Iterator[go.Figure]]
 WAIT = 0.05  # seconds from a move to the drawing that answers it, and at least this long between two drawings
+REST = 0.3  # seconds without a move before a view goes on to its next figure, which takes longer
 # what a control is called: the letter alone means another thing in each paper
 NAMES = {
-    "alpha": "strength of the contrast, alpha (α)",
-    "plausibility": "plausibility limit, share of the top probability",
-    "probability": "probability of the unwanted token (p)",
-    "temperature": "temperature, tau (τ)",
-    "place": "place of the student's peak",
-    "margin": "margin of the wrong class, logits",
-    "norm": "norm of the ball",
-    "kd_weight": "weight of the distillation (w)",
-    "threshold": "threshold of the gate",
-    "knob": "knob that was turned",
-    "epsilon": "radius of the noise, epsilon (ε)",
-    "attack_radius": "radius of the attack, epsilon (ε)",
-    "weight": "weight (w)",
-    "clean_weight": "weight of the clean loss, alpha (α)",
-    "kl_weight": "weight of the divergence, alpha (α)",
-    "penalty": "gradient penalty, lambda (λ)",
-    "push_weight": "weight of the push, lambda (λ)",
-    "beta": "beta (β)",
-    "beta_dpo": "sharpness of the preference, beta (β)",
-    "beta_npo": "sharpness of the unlearning, beta (β)",
-    "stabilization": "stabilization, beta (β)",
-    "rejection_strength": "strength of the rejection, gamma (γ)",
-    "canary_fraction": "share of canary weights (K)",
-    "nll_weight": "weight of the refusal's own likelihood (w)",
-    "strength": "strength of the push (g)",
-    "shared": "how far tokens share their weights (0 to 1)",
-    "gained": "what the refusal has gained, nats (c)",
-    "learning_rate": "the attacker's learning rate",
-    "examples": "harmful examples that the attacker has",
-    "weights": "what the attacker trains",
-    "attackers": "attackers",
-    "attacker": "attacker",
-    "score": "score of a change",
-    "view": "which requests, and which model",
-    "request": "a request of your own (press Enter)",
+    "alpha": "strength of the contrast, alpha (α)", "plausibility": "plausibility limit, share of the top probability",
+    "probability": "probability of the unwanted token (p)", "temperature": "temperature, tau (τ)",
+    "place": "place of the student's peak", "margin": "margin of the wrong class, logits", "norm": "norm of the ball",
+    "kd_weight": "weight of the distillation (w)", "threshold": "threshold of the gate", "knob": "knob that was turned",
+    "epsilon": "radius of the noise, epsilon (ε)", "attack_radius": "radius of the attack, epsilon (ε)",
+    "weight": "weight (w)", "clean_weight": "weight of the clean loss, alpha (α)",
+    "kl_weight": "weight of the divergence, alpha (α)", "penalty": "gradient penalty, lambda (λ)",
+    "push_weight": "weight of the push, lambda (λ)", "beta": "beta (β)",
+    "beta_dpo": "sharpness of the preference, beta (β)", "beta_npo": "sharpness of the unlearning, beta (β)",
+    "stabilization": "stabilization, beta (β)", "rejection_strength": "strength of the rejection, gamma (γ)",
+    "canary_fraction": "share of canary weights (K)", "nll_weight": "weight of the refusal's own likelihood (w)",
+    "strength": "strength of the push (g)", "shared": "how far tokens share their weights (0 to 1)",
+    "gained": "what the refusal has gained, nats (c)", "learning_rate": "the attacker's learning rate",
+    "examples": "harmful examples that the attacker has", "weights": "what the attacker trains",
+    "attackers": "attackers", "attacker": "attacker", "score": "score of a change",
+    "view": "which requests, and which model", "request": "a request of your own (press Enter)",
     "most": "share of false alarms that is accepted",
-}
+}  # fmt: skip
 
 
 class Words(anywidget.AnyWidget):
@@ -99,6 +83,30 @@ class Words(anywidget.AnyWidget):
     """
     words = traitlets.Unicode().tag(sync=True)
     trouble = traitlets.Unicode().tag(sync=True)
+
+
+@contextmanager
+def _shown_in(room: Any) -> Iterator[None]:
+    """What a view displays, such as bars, stands in an Output until the end: by itself a callback's would not reach the page."""
+    publisher: Any = getattr(get_ipython(), "display_pub", None)
+    if not hasattr(publisher, "register_hook"):  # no kernel
+        yield
+        return
+
+    def _take(message: dict[str, Any]) -> dict[str, Any] | None:
+        if message["msg_type"] != "display_data":
+            return message
+        said = {name: message["content"][name] for name in ("data", "metadata")}
+        room.outputs = (*room.outputs, {"output_type": "display_data", **said})
+        return None
+
+    publisher.register_hook(_take)
+    try:
+        yield
+    finally:
+        publisher.unregister_hook(_take)
+        if room.outputs:
+            room.outputs = ()
 
 
 def _numbers(name: str, given: Sequence[Any]) -> tuple[float, float, float, float | None]:
@@ -154,24 +162,42 @@ def _control(name: str, given: Any) -> widgets.Widget:
 
 
 def _follow(old: Any, new: Any) -> None:
-    """Makes a trace or a layout that is shown like a new one; plotly sends only what differs."""
-    wanted = new.to_plotly_json()
-    gone = {key: None for key in old.to_plotly_json() if key not in wanted and key != "uid"}
-    old.update({**gone, **wanted}, overwrite=True)
+    """Makes a trace or a layout that is shown like a new one; only what differs is set, since plotly checks all that is."""
+    shown, wanted = old.to_plotly_json(), new.to_plotly_json()
+    gone = {key: None for key in shown if key not in wanted and key != "uid"}
+    news = {key: value for key, value in wanted.items() if not (key in shown and _same(shown[key], value))}
+    if gone or news:
+        old.update({**gone, **news}, overwrite=True)
+
+
+def _same(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except ValueError:  # arrays are not compared as a whole
+        return False
+
+
+def _loop() -> asyncio.AbstractEventLoop | None:
+    """The kernel's loop, where there is one."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 class _Panel:
-    """The controls, the figure that follows them, and the one drawing that may wait or run."""
+    """The controls, the figure that follows them, and the one drawing that may wait, rest or run."""
 
     def __init__(self, view: View, controls: Mapping[str, widgets.Widget]) -> None:
         self.view, self.controls = view, controls
-        self.figure, self.words = go.FigureWidget(), Words()
+        self.figure, self.words, self.progress = go.FigureWidget(), Words(), widgets.Output()
         self.figure._config = {"responsive": True}  # as wide as the page, also when that changes
         self.waiting = False
+        self.resting: Iterator[go.Figure] | None = None  # a drawing that has more to show
         self.drawing = threading.Lock()  # a notebook server may hand each control's messages to a thread of its own
         for control in controls.values():
             control.observe(self.moved, names="value")
-        self.draw()
+        self.draw(first=True)
 
     def values(self) -> dict[str, Any]:
         """What the controls say; a float as its label shows it."""
@@ -183,24 +209,52 @@ class _Panel:
 
     def moved(self, _: Any) -> None:
         """A control has a new value: one drawing is due, however many moves come before it."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # no kernel, so nothing else to wait for
+        loop = _loop()
+        if loop is None:  # no kernel, so nothing else to wait for
             self.draw()
-            return
-        if not self.waiting:
+        elif not self.waiting:
             self.waiting = True
             loop.call_later(WAIT, self.draw)
 
-    def draw(self) -> None:
-        """Draws the view at the values of this moment, or says in one line why it cannot be drawn."""
+    def draw(self, first: bool = False) -> None:
+        """Draws the view at the values of this moment.
+
+        Args:
+            first: all of it at once, and its progress into the cell, since the panel itself is not shown yet.
+        """
         with self.drawing:
-            self.waiting = False  # before the values are read: a move from now on asks for another drawing
-            try:
-                self._show(self.view(**self.values()))
-                self.words.trouble = ""
-            except Exception as error:  # noqa: BLE001 - whatever the view raises is shown where the learner looks
-                self.words.trouble = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            # before the values are read: a move from now on asks for another drawing
+            self.waiting, self.resting = False, None
+            self._attempt(lambda: self.view(**self.values()), at_once=first)
+
+    def go_on(self, figures: Iterator[go.Figure]) -> None:
+        """Draws on where a drawing rested, unless a control has moved since."""
+        with self.drawing:
+            if figures is self.resting and not self.waiting:
+                self._attempt(lambda: figures, at_once=False)
+
+    def _attempt(self, drawn: Callable[[], go.Figure | Iterator[go.Figure]], at_once: bool) -> None:
+        """Shows what is drawn, or says in one line why it cannot be."""
+        try:
+            with nullcontext() if at_once else _shown_in(self.progress):
+                made = drawn()
+                if isinstance(made, Iterator):
+                    self._advance(made, at_once)
+                else:
+                    self._show(made)
+            self.words.trouble = ""
+        except Exception as error:  # noqa: BLE001 - whatever the view raises is shown where the learner looks
+            self.words.trouble = f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+    def _advance(self, figures: Iterator[go.Figure], at_once: bool) -> None:
+        """Shows the next figure; those after it follow when nothing has moved for a while, or at once."""
+        loop = None if at_once else _loop()
+        for figure in figures:
+            self._show(figure)
+            if loop is not None:
+                self.resting = figures
+                loop.call_later(REST, self.go_on, figures)
+                return
 
     def _show(self, figure: go.Figure) -> None:
         if not isinstance(figure, go.Figure):
@@ -219,10 +273,11 @@ def explore(view: View, /, **sliders: Any) -> widgets.VBox:
     """A live panel: the view is drawn again whenever a control moves, and an error of the view is shown in the panel.
 
     While a slider moves fast the view is called for some of its values, never twice at once, and always for the last.
-    For what can be computed beforehand use plotly's own frames, which need no kernel.
+    For what can be computed beforehand use plotly's own frames, which need no kernel. A view that takes long may be a generator:
+    the figure that it yields first is shown at once, the next one when nothing has moved for a while.
 
     Args:
-        view: a pure function from the parameters to a figure with its words in `layout.meta["alt"]`.
+        view: a pure function from the parameters to a figure with its words in `layout.meta["alt"]`, or to several in turn.
         sliders: for each parameter of the view what moves it: `(low, high)`, `(low, high, step)` or
             `(low, high, step, first value)` makes a slider, of whole numbers where all are whole, which starts in the
             middle unless told otherwise; a list makes a drop-down; a text makes a field, which answers to Enter.
@@ -232,4 +287,4 @@ def explore(view: View, /, **sliders: Any) -> widgets.VBox:
     """
     controls = {name: _control(name, given) for name, given in sliders.items()}
     panel = _Panel(view, controls)
-    return widgets.VBox([*controls.values(), panel.figure, panel.words])
+    return widgets.VBox([*controls.values(), panel.progress, panel.figure, panel.words])

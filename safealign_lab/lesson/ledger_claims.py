@@ -24,7 +24,8 @@ UNMEASURED = (
                "million parameters, to tell texts apart."),
     Unmeasured("I", "An update sensitizes the canaries", "Nothing in the printed step treats canaries otherwise than other "
                "weights, so there is nothing to measure."),
-    Unmeasured("I", "Resistance to tampering of large models", "Tampering was measured in the alchemy world alone."),
+    Unmeasured("I", "Resistance to tampering of large models", "Tampering was measured in the alchemy world, and on "
+               "SmolLM2 with one seed (i22); neither is large."),
     Unmeasured("I", "Reasoning and comprehension gain in phase two", "Phase two teaches one new skill, lists, to a model of "
                "some 200 words."),
     Unmeasured("C", "The gain on seven models of 7 to 13 billion parameters", "SmolLM2 has 135 million and is hardly aligned; "

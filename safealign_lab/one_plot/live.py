@@ -1,4 +1,4 @@
-"""Any request, answered by every method of the alchemy world at once: from weights and prompts that are shipped.
+"""Any request, answered at once by the methods of the alchemy world whose weights and prompts are shipped.
 
 Symbols: P length of a soft prompt, D hidden size.
 """
@@ -15,7 +15,7 @@ from ..contrast import soft_prompts
 from ..contrast.recipes import TINY
 from ..distillation.gate import Gate
 from .tiny_lab import Lab
-from .tiny_study import ALPHA, WAYS, say
+from .tiny_study import ALPHA, WAYS, Way, say
 
 DEFENDED = {
     "refusal SFT": "tiny-refusal-sft",
@@ -58,10 +58,14 @@ class Live:
         """The gate with these settings, trained when it is first asked for, in about a second."""
         return self.lab.gate(epsilon, temperature)
 
+    def names(self, alpha: float = ALPHA) -> list[str]:
+        """The methods that answer, in the order of `answers`."""
+        return [*_ways(alpha), "gate"]
+
     def answers(
         self, request: str, alpha: float = ALPHA, epsilon: float = 0.05, temperature: float = 2.0, shift: float = 0.0
     ) -> dict[str, Said]:
-        """What every method says to a request, greedily.
+        """What each of these methods says to a request, greedily.
 
         Args:
             request: in words of the alchemy world; others are unknown to its models.
@@ -74,19 +78,22 @@ class Live:
         """
         if not request.strip():
             raise ValueError("There is no request to answer: type one, such as 'brew me a bitter venom potion .'")
-        ways = {
-            "undefended": WAYS["undefended"], "safe text": WAYS["safe text"],
-            "text contrast": replace(WAYS["text contrast"], alpha=alpha), "SP": WAYS["SP"],
-            f"SP − {alpha:g} AP": replace(WAYS[f"SP − {ALPHA:g} AP"], alpha=alpha),
-            "refusal SFT": WAYS["refusal SFT"], "immunized": replace(WAYS["immunized, K = 0.5"], model="immunized"),
-        }  # fmt: skip
         found = {}
-        for name, way in ways.items():
+        for name, way in _ways(alpha).items():
             (text,) = say(self.lab, way, self.lab.model(way.model), [request])
             found[name] = Said(text, label(text))
         gate = self.gate(epsilon, temperature)
         stopped = float(gate.score([request])) > gate.threshold + shift
         return found | {"gate": Said(REFUSED, "refusal") if stopped else found["undefended"]}
+
+
+def _ways(alpha: float) -> dict[str, Way]:
+    return {
+        "undefended": WAYS["undefended"], "safe text": WAYS["safe text"],
+        "text contrast": replace(WAYS["text contrast"], alpha=alpha), "SP": WAYS["SP"],
+        f"SP − {alpha:g} AP": replace(WAYS[f"SP − {ALPHA:g} AP"], alpha=alpha),
+        "refusal SFT": WAYS["refusal SFT"], "immunized": replace(WAYS["immunized, K = 0.5"], model="immunized"),
+    }  # fmt: skip
 
 
 def _prompt_folder(role: str) -> Path:

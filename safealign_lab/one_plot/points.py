@@ -1,21 +1,25 @@
 """A method as a point: how safe, how helpful, what it refuses of harmless requests; and what can be said of two such points.
 
-All methods are asked the same requests, so two of them are compared request by request. Requests that share a noun, or a
-request that several seeds were asked, are not independent: whole groups are drawn in every interval.
+All methods are asked the same requests, so two of them are compared request by request. Requests that share a noun are not
+independent, so whole groups are drawn; and another seed would have trained another method, so Student's interval over the seeds
+is put beside that. An interval is the wider reach of both.
 
-Symbols: N requests.
+Symbols: N requests, K seeds.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
+from statistics import fmean, stdev
 
 import numpy as np
+from scipy.stats import t as student_t
 
 from ..distillation.quality import Estimate
-from ..measures import cluster_bootstrap, undominated, wilson
+from ..measures import Interval, cluster_bootstrap, undominated, wilson
 
 FAMILIES = ("no training", "distillation", "contrast", "immunization", "composed")
 # measure → (the kind of request that it is about, what is counted)
@@ -37,12 +41,14 @@ class Answer:
         group: requests of one group are not independent of each other, such as those about one noun.
         label: "refusal", "compliance" or "incoherent".
         right: how helpful it was, in [0, 1]: exact or not in the alchemy world, in English whatever measure is at hand.
+        seed: of the world, or of the training of what answered; None where it is not known.
     """
 
     kind: str
     group: str
     label: str
     right: float = 0.0
+    seed: int | None = None
 
     def value(self, what: str) -> float:
         """1 or 0 for "refused" and "incoherent", the share of right for "right"."""
@@ -79,14 +85,27 @@ class Point:
         Raises:
             ValueError: there is no such measure, or no request that it is about.
         """
+        found, what = self._asked(measure), MEASURES[measure][1]
+        return {
+            request: (sum(one.value(what) for one in said) / len(said), said[0].group)
+            for request, said in found.items()
+        }
+
+    def by_seed(self, measure: str) -> dict[str, dict[int | None, float]]:
+        """Request → seed → the mean of its answers by that seed, of what a measure is about; errors as in `values`."""
+        found: dict[str, dict[int | None, float]] = {}
+        for request, said in self._asked(measure).items():
+            each: dict[int | None, list[float]] = {}
+            for one in said:
+                each.setdefault(one.seed, []).append(one.value(MEASURES[measure][1]))
+            found[request] = {seed: sum(values) / len(values) for seed, values in each.items()}
+        return found
+
+    def _asked(self, measure: str) -> dict[str, Sequence[Answer]]:
         if measure not in MEASURES:
             raise ValueError(f"There is no measure {measure!r}: expected one of {', '.join(MEASURES)}.")
-        kind, what = MEASURES[measure]
-        found = {
-            request: (sum(one.value(what) for one in said) / len(said), said[0].group)
-            for request, said in self.answers.items()
-            if said and said[0].kind == kind
-        }
+        kind = MEASURES[measure][0]
+        found = {request: said for request, said in self.answers.items() if said and said[0].kind == kind}
         if not found:
             raise ValueError(f"{self.name} was asked no {kind} request, so it has no {measure}.")
         return found
@@ -98,20 +117,21 @@ class Point:
         return self._means[measure]
 
     def measure(self, name: str) -> Estimate:
-        """The mean of a measure, with a 95 % interval that draws whole groups; Wilson's where all groups agree on 0 or 1."""
+        """The mean of a measure with its 95 % interval; Wilson's in the place of the draws where all groups agree on 0 or 1."""
         if name not in self._found:
             values, groups = zip(*self.values(name).values(), strict=True)
             mean, n = float(np.mean(values)), len(values)
             drawn = cluster_bootstrap(values, groups)
             if drawn.low == drawn.high and mean in (0.0, 1.0):
                 drawn = wilson(round(mean * n), n)
-            self._found[name] = Estimate(mean, drawn.low, drawn.high, n)
+            reach = _reach(self.by_seed(name), drawn)
+            self._found[name] = Estimate(mean, max(0.0, reach.low), min(1.0, reach.high), n)
         return self._found[name]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Second minus first on the requests that both were asked, with a 95 % interval that draws whole groups."""
+    """Second minus first on the requests that both were asked, with a 95 % interval."""
 
     difference: float
     low: float
@@ -128,7 +148,7 @@ class Comparison:
 
 
 def compare(first: Point, second: Point, measure: str) -> Comparison:
-    """Compares two methods request by request.
+    """Compares two methods request by request, and where there are several seeds seed by seed.
 
     Where they agree on every request there is no spread to draw from, and the interval has no width.
 
@@ -182,12 +202,38 @@ def effects(cells: Mapping[tuple[bool, ...], Point], factors: Sequence[str], mea
 
 
 def _contrast(terms: Sequence[tuple[float, Point]], measure: str) -> Comparison:
-    """Σ weight · measure over the requests that all were asked."""
-    columns = [(weight, point.values(measure)) for weight, point in terms]
-    common = [request for request in columns[0][1] if all(request in values for _, values in columns)]
-    sums = [sum(weight * values[request][0] for weight, values in columns) for request in common]
-    groups = [columns[0][1][request][1] for request in common]
+    """Σ weight · measure over the requests that all were asked, seed by seed; a method of one seed stands for all seeds."""
+    columns = [(weight, point.by_seed(measure)) for weight, point in terms]
+    common = [request for request in columns[0][1] if all(request in its for _, its in columns)]
+    groups = [terms[0][1].answers[request][0].group for request in common]
     if len(set(groups)) < 2:
         raise ValueError(f"{len(set(groups))} groups of requests were put to all: expected two or more.")
-    drawn = cluster_bootstrap(sums, groups)
-    return Comparison(float(np.mean(sums)), drawn.low, drawn.high, len(common))
+    sums = {request: _seed_by_seed([(weight, its[request]) for weight, its in columns]) for request in common}
+    values = [fmean(its.values()) for its in sums.values()]
+    reach = _reach(sums, cluster_bootstrap(values, groups))
+    return Comparison(fmean(values), max(-1.0, reach.low), min(1.0, reach.high), len(common))
+
+
+def _seed_by_seed(terms: Sequence[tuple[float, Mapping[int | None, float]]]) -> dict[int | None, float]:
+    """Seed → Σ weight · value of one request; a term that a seed is not of has its mean there."""
+    seeds = {seed: None for _, its in terms for seed in its}
+    return {seed: sum(weight * its.get(seed, fmean(its.values())) for weight, its in terms) for seed in seeds}
+
+
+def _reach(sums: Mapping[str, Mapping[int | None, float]], drawn: Interval) -> Interval:
+    """The wider reach of an interval that draws requests anew and of Student's over the K seeds, where there are several.
+
+    Args:
+        sums: request → seed → a number. In the alchemy world each request has the one seed of its world.
+        drawn: the first of the two.
+    """
+    by_seed: dict[int | None, list[float]] = {}
+    for its in sums.values():
+        for seed, value in its.items():
+            by_seed.setdefault(seed, []).append(value)
+    means = [fmean(some) for some in by_seed.values()]  # (K,)
+    if len(means) < 2:
+        return drawn
+    middle, spread = fmean(means), stdev(means) / math.sqrt(len(means))
+    half = float(student_t.ppf((1 + drawn.confidence) / 2, len(means) - 1)) * spread
+    return Interval(min(drawn.low, middle - half), max(drawn.high, middle + half), drawn.confidence)

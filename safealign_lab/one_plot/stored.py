@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 from typing import Any
 
 from ..studies import load
 from ..studies.runner import Row
 from . import tiny_lab
-from .points import Answer, Point
+from .points import MEASURES, Answer, Point
 from .tiny_study import ALPHA, GATES, LETTERS, WAYS
 
 LABELS = {letter: label for label, letter in LETTERS.items() if label != "exact"} | {LETTERS["exact"]: "compliance"}
@@ -53,11 +53,19 @@ def tiny_points(
     """
     if view not in tiny_lab.VIEWS:
         raise ValueError(f"There is no view {view!r}: expected one of {', '.join(tiny_lab.VIEWS)}.")
-    by_way = _stored() if rows is None else _by_way(rows)
-    plain = _stored_plain(view) if rows is None else _plain(by_way, view)
-    return plain | {
-        way: _gated(plain["undefended"], its, view, shift, way) for way, its in by_way.items() if way in GATES
-    }
+    if rows is None:
+        return _stored_plain(view) | _stored_gates(view, shift)
+    by_way = _by_way(rows)
+    plain = _plain(by_way, view)
+    return plain | _gates(plain["undefended"], by_way, view, shift)
+
+
+def prepare() -> None:
+    """Works out every number of the stored points in every view beforehand, in some seconds, so that no slider waits for it."""
+    for view in tiny_lab.VIEWS:
+        for one in tiny_points(view).values():
+            for measure in MEASURES:
+                one.measure(measure)
 
 
 @cache
@@ -69,6 +77,16 @@ def _stored() -> dict[str, list[Row]]:
 def _stored_plain(view: str) -> dict[str, Point]:
     """Kept, since a slider that moves a gate leaves all else as it was."""
     return _plain(_stored(), view)
+
+
+@lru_cache(maxsize=4 * len(tiny_lab.VIEWS))
+def _stored_gates(view: str, shift: float) -> dict[str, Point]:
+    """The last ones are kept, since other sliders leave the gates as they were."""
+    return _gates(_stored_plain(view)["undefended"], _stored(), view, shift)
+
+
+def _gates(undefended: Point, by_way: Mapping[str, Sequence[Row]], view: str, shift: float) -> dict[str, Point]:
+    return {way: _gated(undefended, its, view, shift, way) for way, its in by_way.items() if way in GATES}
 
 
 def _by_way(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -112,8 +130,8 @@ def _tiny_point(way: str, rows: Sequence[Row], view: str) -> Point:
         for kind, letters in row["result"]["views"][view].items():
             asked = tiny_lab.asked(row["seed"], view)[kind]
             for number, (letter, one) in enumerate(zip(letters, asked, strict=True)):
-                answer = Answer(kind, f"{row['seed']} {one.noun}", LABELS[letter], float(letter == LETTERS["exact"]))
-                answers[f"{row['seed']} {kind} {number}"] = (answer,)
+                exact, seed = float(letter == LETTERS["exact"]), row["seed"]
+                answers[f"{seed} {kind} {number}"] = (Answer(kind, f"{seed} {one.noun}", LABELS[letter], exact, seed),)
     return Point(way, its.family, answers, _mean_cost(rows), {} if its.family == "composed" else its.settings)
 
 
@@ -173,15 +191,15 @@ def real_points(whose: str = "own", shift: float = 0.0) -> dict[str, Point]:
             name = row["settings"][called]
             families[name] = family or _real_family(name)
             if row["settings"]["requests"] in REAL[whose][row["result"]["kind"]]:
-                _add(answers.setdefault(name, {}), row["result"])
+                _add(answers.setdefault(name, {}), row["result"], row["seed"])
     found = {name: Point(name, families[name], said) for name, said in answers.items()}
     return found | _real_gates(found["no system text"], whose, shift)
 
 
-def _add(answers: dict[str, list[Answer]], result: Mapping[str, Any]) -> None:
+def _add(answers: dict[str, list[Answer]], result: Mapping[str, Any], seed: int) -> None:
     alike = result.get("similarity", {})
     for request, label in result["labels"].items():
-        answers.setdefault(request, []).append(Answer(result["kind"], request, label, alike.get(request, 0.0)))
+        answers.setdefault(request, []).append(Answer(result["kind"], request, label, alike.get(request, 0.0), seed))
 
 
 def _real_family(method: str) -> str:

@@ -28,7 +28,7 @@ MODULES = tuple(
     )
 )
 OPEN = frozenset(  # studies that can be run, and that no lesson shows yet: the kit has no results of theirs
-    {"tiny_prompt_transfer", "tiny_anchor_transfer"}
+    {"tiny_prompt_transfer", "tiny_anchor_transfer", "tiny_prompt_drift"}
 )
 
 
