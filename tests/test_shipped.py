@@ -263,6 +263,12 @@ def test_a_trained_method_is_measured_with_the_prompts_of_its_seed(lab):
     assert real_studies.judged(same, "harmful") == result
 
 
+def test_a_method_without_the_adversarial_prompt_does_not_train_one(lab):
+    for name in ("SP", "SP − opposite text", "SafeDecoding"):
+        real_studies.method_of(name, 0)
+    assert set(lab.drawn) == {"safeguarding"}
+
+
 @pytest.mark.parametrize("alpha", real_studies.ALPHAS)
 def test_each_alpha_is_that_of_the_contrast(lab, alpha):
     contrasts = []

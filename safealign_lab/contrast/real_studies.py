@@ -177,8 +177,8 @@ def method_of(name: str, seed: int) -> Method:
     """A method of the comparison by its name, with the prompts of a seed where it needs them."""
     if name in WRITTEN:
         return methods(CAREFUL, RECKLESS, alpha=ALPHA)[name]
-    safe, adversarial = prompt("safeguarding", seed), prompt("adversarial", seed)
-    return methods(CAREFUL, RECKLESS, safe, adversarial, alpha=ALPHA)[name]
+    adversarial = prompt("adversarial", seed) if "AP" in name else None  # it is not shipped, and trained for minutes
+    return methods(CAREFUL, RECKLESS, prompt("safeguarding", seed), adversarial, alpha=ALPHA)[name]
 
 
 @cache
