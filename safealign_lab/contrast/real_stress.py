@@ -197,6 +197,15 @@ STUDIES = (
         reads=READS,
     ),
     Study(
+        name="smollm2_learned",
+        run="safealign_lab.contrast.real_studies:measure_learned",
+        grid={"split": ["train", "validation"], "requests": list(OWN)},
+        seeds=(0,),
+        minutes=10,
+        about="How SmolLM2's safeguarding prompt, and a line through its states, order requests that it was trained on.",
+        reads=("english", "prompts"),
+    ),
+    Study(
         name="smollm2_tuned",
         run="safealign_lab.contrast.real_stress:measure_tuned",
         grid={"steps": [50, 200], "requests": list(OWN)},

@@ -225,15 +225,6 @@ STUDIES = (
         reads=("english", "prompts"),
     ),
     Study(
-        name="smollm2_learned",
-        run="safealign_lab.contrast.real_studies:measure_learned",
-        grid={"split": ["train", "validation"], "requests": list(OWN)},
-        seeds=(0,),
-        minutes=10,
-        about="How SmolLM2's safeguarding prompt, and a line through its states, order requests that it was trained on.",
-        reads=("english", "prompts"),
-    ),
-    Study(
         name="smollm2_probe",
         run="safealign_lab.contrast.real_studies:measure_probe",
         grid={"requests": [*OWN, *OTHERS]},
