@@ -24,6 +24,7 @@ from safealign_lab.measures import (
     corrected,
     grouped_rate,
     harmless_rate,
+    over_seeds,
     paired,
     rate,
     refusal_rate,
@@ -612,3 +613,22 @@ def test_a_confusion_that_says_too_little_is_told(confusion):
 def test_what_cannot_be_corrected_is_told(labels, arguments, said):
     with pytest.raises(ValueError, match=said):
         corrected(labels, PERFECT, **arguments)
+
+
+# ---------------------------------------------------------------- seeds
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=9), CONFIDENCES)
+def test_the_interval_over_seeds_is_that_of_scipys_t_test(values, confidence):
+    assume(np.std(values) > 1e-6)
+    found, theirs = over_seeds(values, confidence), stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), rel=1e-6, abs=1e-9)
+    assert found.confidence == confidence
+
+
+def test_an_interval_over_one_seed_or_of_no_confidence_is_refused():
+    with pytest.raises(ValueError, match="1 seeds: an interval over seeds needs two or more"):
+        over_seeds([0.5])
+    with pytest.raises(ValueError, match="makes no interval"):
+        over_seeds([0.5, 0.6], confidence=1.0)

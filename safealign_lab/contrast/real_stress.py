@@ -47,11 +47,12 @@ CHANGES: dict[str, Callable[[Recipe, list[Anchor]], tuple[Recipe, list[Anchor]]]
     ),
     "a quarter of the anchors": lambda recipe, anchors: (recipe, _part(anchors, 0.25)),
 }  # fmt: skip
+MATCHING = "A avoids refusals"
 WAYS: dict[str, ScoreFunction | None] = {  # of subtracting; those of the method table have a limit of 0.1 and no gate
     "A alone": None,
     "no limit": scorer(ALPHA, plausibility=0.0),
     "gate 0.1": scorer(ALPHA, gate=0.1),
-    "A avoids refusals": scorer(ALPHA),
+    MATCHING: scorer(ALPHA),
 }
 ASKED_IN_WAYS = (*OWN, *ATTACKED)
 TUNED = Plan(steps=200, learning_rate=3e-4, schedule="constant")
@@ -145,7 +146,7 @@ def measure_way(seed: int, way: str, requests: str) -> dict[str, Any]:
         requests: as in `studies.undefended.requests_of`.
     """
     safe = prompt("safeguarding", seed)
-    adversarial = _avoiding(seed) if way == "A avoids refusals" else prompt("adversarial", seed)
+    adversarial = _avoiding(seed) if way == MATCHING else prompt("adversarial", seed)
     margins = beginnings(safe, adversarial, requests, (0.0, ALPHA))["margins"]
     subtracted = Method((adversarial,)) if WAYS[way] is None else Method((safe, adversarial), WAYS[way])
     return judged(subtracted, requests) | {"margins": margins}
@@ -156,7 +157,7 @@ def _avoiding(seed: int) -> Tensor:
     """An adversarial prompt (P, D) whose recipe has unlikelihood on the refusals' first token."""
     recipe = SMOLLM2["adversarial"]
     recipe = replace(recipe, objective=replace(recipe.objective, avoid=0.5))
-    return _trained("adversarial", "A avoids refusals", recipe, training_anchors(), seed)
+    return _trained("adversarial", MATCHING, recipe, training_anchors(), seed)
 
 
 def _part(anchors: Sequence[Anchor], share: float) -> list[Anchor]:

@@ -61,7 +61,8 @@ def measure_alpha(seed: int, alpha: float, requests: str) -> dict[str, Any]:
     The printed method has no such limit, and α = 1 exists in its form alone.
     """
     safe, adversarial = prompt("safeguarding", seed), prompt("adversarial", seed)
-    return judged(Method((safe, adversarial), scorer(alpha, plausibility=0.1 if alpha < 1 else 0.0)), requests)
+    score = scorer(alpha) if alpha < 1 else scorer(alpha, plausibility=0.0)
+    return judged(Method((safe, adversarial), score), requests)
 
 
 def measure_margins(seed: int, requests: str) -> dict[str, Any]:

@@ -9,17 +9,15 @@ Symbols: K seeds.
 from __future__ import annotations
 
 import ast
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, Literal
 
-from scipy.stats import t as student_t
-
+from .. import measures
 from ..measures import Interval, difference, rate
 from ..studies import load
 from ..studies.runner import Row
@@ -231,21 +229,14 @@ def verdict(low: float, high: float, side: str, bound: float) -> str:
 
 
 def over_seeds(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Student's interval for the mean of K values, one a seed: mean ± t · s/√K, t with K - 1 degrees of freedom.
-
-    Handed the differences of two methods seed by seed, it is the paired interval.
-
-    Args:
-        values: at least two.
-        confidence: between 0 and 1; up = wider (source: ours, 0.95).
+    """Student's interval over the seeds that are stored, as `measures.over_seeds` has it, arguments included.
 
     Raises:
         NotStored: fewer than two seeds, which have no spread.
     """
     if len(values) < 2:
         raise NotStored(f"There are {len(values)} seeds: an interval over seeds needs two or more.")
-    half = float(student_t.ppf((1 + confidence) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return Interval(fmean(values) - half, fmean(values) + half, confidence)
+    return measures.over_seeds(values, confidence)
 
 
 def seeds_finding(values: Sequence[float], of: str) -> Finding:

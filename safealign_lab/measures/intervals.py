@@ -1,16 +1,19 @@
 """Intervals for what is not a simple share: two methods on the same requests, a judge that errs, requests in groups.
 
-Legend: N responses, G groups, R resamples, K = 3 labels.
+Legend: N responses, G groups, R resamples, K = 3 labels; of `over_seeds` alone, K seeds.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean, stdev
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
+from scipy.stats import t as student_t
 
 from ..alchemy.grader import Label
 from ..judges import LABELS
@@ -145,6 +148,25 @@ def cluster_bootstrap(
     means = _resampled_means(columns, groups, resamples, np.random.default_rng(seed))  # (R, 1)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high), confidence)
+
+
+def over_seeds(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Student's interval for the mean of K values, one a seed: mean ± t · s/√K, t with K - 1 degrees of freedom.
+
+    Handed the differences of two methods seed by seed, it is the paired interval.
+
+    Args:
+        values: at least two.
+        confidence: between 0 and 1; up = wider (source: ours, 0.95).
+
+    Raises:
+        ValueError: fewer than two seeds, which have no spread, or a confidence outside (0, 1).
+    """
+    check_confidence(confidence)
+    if len(values) < 2:
+        raise ValueError(f"There are {len(values)} seeds: an interval over seeds needs two or more.")
+    half = float(student_t.ppf((1 + confidence) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return Interval(fmean(values) - half, fmean(values) + half, confidence)
 
 
 def grouped_rate(cases: Sequence[bool], groups: Sequence[str]) -> Rate:

@@ -9,17 +9,15 @@ Symbols: N requests, K seeds.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
-from statistics import fmean, stdev
+from statistics import fmean
 
 import numpy as np
-from scipy.stats import t as student_t
 
 from ..distillation.quality import Estimate
-from ..measures import Interval, cluster_bootstrap, undominated, wilson
+from ..measures import Interval, cluster_bootstrap, over_seeds, undominated, wilson
 
 FAMILIES = ("no training", "distillation", "contrast", "immunization", "composed")
 # measure → (the kind of request that it is about, what is counted)
@@ -234,6 +232,5 @@ def _reach(sums: Mapping[str, Mapping[int | None, float]], drawn: Interval) -> I
     means = [fmean(some) for some in by_seed.values()]  # (K,)
     if len(means) < 2:
         return drawn
-    middle, spread = fmean(means), stdev(means) / math.sqrt(len(means))
-    half = float(student_t.ppf((1 + drawn.confidence) / 2, len(means) - 1)) * spread
-    return Interval(min(drawn.low, middle - half), max(drawn.high, middle + half), drawn.confidence)
+    across = over_seeds(means, drawn.confidence)
+    return Interval(min(drawn.low, across.low), max(drawn.high, across.high), drawn.confidence)
