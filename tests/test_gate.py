@@ -539,6 +539,36 @@ def test_a_study_of_quality_stores_what_its_margins_say(bench):
     assert later["area"] != found["KD + labels"]["area"], "another seed is another student"
 
 
+@pytest.mark.parametrize(("epsilon", "head"), [(0.0, "KD + labels"), (0.05, "KD + adversarial")])
+def test_a_study_of_settings_says_how_far_above_its_threshold_each_request_is(bench, epsilon, head):
+    assert (bench.NOISE.epsilon, bench.SETTINGS.temperature) == (0.05, 2.0)
+    found, known = bench.measure_settings(0, epsilon, 2.0), bench.measure_quality(0, head)
+    assert list(found) == [*bench.OWN, *bench.OTHERS]
+    for name, margins in found.items():
+        assert list(margins) == [row["id"] for row in requests_of(name)]
+        for request, margin in margins.items():
+            assert margin == pytest.approx(known["margins"][name][request] - known["threshold"], abs=2e-3)
+    assert bench.measure_settings(0, epsilon, 4.0) != found, "the temperature counts"
+
+
+def test_the_control_that_stops_early_is_distilled_alone_for_few_small_steps(bench, monkeypatch):
+    seen = []
+    real = bench.train_student
+
+    def _train(*args, **options):
+        seen.append(args[3])
+        return real(*args, **options)
+
+    monkeypatch.setattr(bench, "train_student", _train)
+    bench.gate_of.cache_clear()
+    early, full = (bench.gate_of(head, 0) for head in (bench.EARLY, "KD alone"))
+    bench.gate_of.cache_clear()
+    assert seen[0] == replace(seen[1], steps=60, learning_rate=0.001)
+    assert seen[0].perturbation is None
+    asked = [row["request"] for row in gate_task.gate_task().train[:50]]
+    assert early.score(asked).std() < full.score(asked).std(), "less sure of itself"
+
+
 def test_a_study_of_changes_keeps_the_clean_threshold_and_starts_from_the_clean_requests(bench):
     found, clean = bench.measure_changed(0, "KD alone"), bench.measure_quality(0, "KD alone")
     assert [*found] == ["none", *KINDS, *bench.WRAPPERS]

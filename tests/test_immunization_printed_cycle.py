@@ -53,9 +53,9 @@ def logps(model, batch):
     return response_logps(model(**batch.inputs()).logits, batch.input_ids, response_of(batch))
 
 
-def refusing(of, step, steps, seed):
+def refusing(of, step, steps, seed, order=REFUSE.order):
     """γ ((1 - λ) L_NPO + λ L_RKL) of a step's rows, with γ = 1."""
-    levels = schedule(REFUSE.order)((step - 1) / steps)
+    levels = schedule(order)((step - 1) / steps)
     pool = [row for level in levels for row in HARMFUL if row.level == level]
     rows = drawn(pool, REFUSE.harmful, step_generator(seed, step))
     chosen, rejected = of.batch(rows, "chosen"), of.batch(rows, "rejected")
@@ -82,7 +82,7 @@ def preferring(of, step, seed):
     return printed.align_loss(dpo, apart, torch.zeros(()), PREFER.kl_weight, 1.0)
 
 
-def by_hand(put_back):
+def by_hand(put_back, order):
     """The whole cycle in a loop of its own: the weights between the phases and at the end, and |g| of the last batch."""
     of = fresh()
     weights = trained_weights(of.student)
@@ -93,10 +93,10 @@ def by_hand(put_back):
             optimizer.zero_grad()
             start = [weight.detach().clone() for weight in tensors]
             if plan is FIRST:
-                slopes = torch.autograd.grad(refusing(of, step, plan.steps, plan.seed)["loss"], tensors)
+                slopes = torch.autograd.grad(refusing(of, step, plan.steps, plan.seed, order)["loss"], tensors)
                 for weight, slope in zip(tensors, slopes, strict=True):
                     weight.data += RADIUS * weight.data.norm() * slope / slope.norm()
-                refusing(of, step, plan.steps, plan.seed)["loss"].backward()
+                refusing(of, step, plan.steps, plan.seed, order)["loss"].backward()
                 last = {name: weight.grad.abs() for name, weight in weights.items()}
                 for weight, value in zip(tensors, start, strict=True):
                     weight.data.copy_(value if put_back else weight)
@@ -129,16 +129,16 @@ def test_the_second_phases_loss_is_the_printed_equation_guided_by_the_reference_
     assert terms["loss"].item() == pytest.approx(preferring(of, 2, 5).item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("put_back", [False, True])
-def test_the_whole_cycle_equals_a_loop_by_hand(put_back):
-    between, end, last = by_hand(put_back)
+@pytest.mark.parametrize(("put_back", "order"), [(False, "mixed"), (True, "mixed"), (False, "rising")])
+def test_the_whole_cycle_equals_a_loop_by_hand(put_back, order):
+    between, end, last = by_hand(put_back, order)
     of, seen = fresh(), []
 
     def look(canaries):
         seen.append({name: weight.detach().clone() for name, weight in trained_weights(of.student).items()})
         seen.append(canaries)
 
-    _, canaries = printed_run(of, put_back=put_back, canary_fraction=0.2, between=look)
+    _, canaries = printed_run(of, put_back=put_back, order=order, canary_fraction=0.2, between=look)
     assert len(seen) == 2
     assert seen[1] is canaries
     for name, weight in trained_weights(of.student).items():

@@ -276,14 +276,21 @@ def test_plain_mixed_tuning_takes_as_many_steps_as_both_phases_and_as_many_rows_
     assert measure_variant(1, "plain mixed SFT") == {"rates": said(plain.student)}
 
 
-@pytest.mark.parametrize("name", ["as printed", "as printed, put back"])
-def test_as_printed_is_the_printed_cycle_by_the_recipes_plans(lab, name):
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("as printed", {}),
+        ("as printed, put back", {"put_back": True}),
+        ("as printed, weak to strong", {"order": "rising"}),
+    ],
+)
+def test_as_printed_is_the_printed_cycle_by_the_recipes_plans(lab, name, changes):
     of, recipe, seen = lab(1), quick(), {}
     room = of.fresh()
     canaries = run_as_printed(
         room, of.harmful, of.preferred, replace(recipe.first, seed=1), replace(recipe.second, seed=1), recipe.attack_radius,
-        recipe.canary_fraction, name != "as printed",
-        lambda found: seen.update(start=weights_of(room.student), first=said(room.student, cycle_studies.BETWEEN)),
+        recipe.canary_fraction, **changes,
+        between=lambda found: seen.update(start=weights_of(room.student), first=said(room.student, cycle_studies.BETWEEN)),
     )  # fmt: skip
     found = measure_variant(1, name)
     assert found.keys() == {"rates", "drift", "after_first"}

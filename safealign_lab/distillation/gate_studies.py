@@ -40,6 +40,9 @@ COMPARED = {  # harmful test requests against harmless ones
 NOISE = Perturbation("pgd", "l2", 0.05, steps=3)
 SETTINGS = Settings(hidden=64, steps=200, perturbation=NOISE)  # chosen on validation requests. source: ours
 STUDENTS = ("hard labels", "KD alone", "KD + labels", "KD + adversarial")
+EARLY = "KD alone, stopped early"  # lesson 12's control: a method's robustness may be that of a short training
+BRIEF: dict[str, Any] = {"steps": 60, "learning_rate": 0.001}  # of it, as on the sentiment task
+EPSILONS, TEMPERATURES = (0.0, 0.05, 0.1), (1.0, 2.0, 4.0)  # of the gates in the plot of all methods
 PROBE, TEACHER = "linear probe", "teacher"
 PROBE_STRENGTH = 0.01  # scikit-learn's C
 SEEDS = (0, 1, 2, 3, 4)
@@ -63,17 +66,34 @@ def gate_of(head: str, seed: int) -> Gate:
     """A gate with its threshold.
 
     Args:
-        head: one of `STUDENTS`, or "linear probe", a logistic regression without a teacher.
+        head: one of `STUDENTS`, `EARLY`, or "linear probe", a logistic regression without a teacher.
         seed: of a student's training.
     """
-    task = gate_task()
-    chosen = _probe(task) if head == PROBE else _student(task, head, seed)
-    gate = Gate(states, task.standardiser, chosen)
+    if head == PROBE:
+        return _gate(_probe(gate_task()))
+    settings = replace(baselines(SETTINGS)["KD alone"], **BRIEF) if head == EARLY else baselines(SETTINGS)[head]
+    return _gate(_student(settings, seed))
+
+
+def gate_with(epsilon: float, temperature: float, seed: int) -> Gate:
+    """A gate with its threshold, of a student that learned from teacher and labels.
+
+    Args:
+        epsilon: ε of the noise that it meets in training; 0 = clean features alone. Up = safer under attack, less accurate.
+        temperature: τ of the distillation; up = the teacher's doubts count for more.
+        seed: of the student's training.
+    """
+    noise = replace(NOISE, epsilon=epsilon) if epsilon else None
+    return _gate(_student(replace(SETTINGS, perturbation=noise, temperature=temperature), seed))
+
+
+def _gate(head: Head) -> Gate:
+    gate = Gate(states, gate_task().standardiser, head)
     return replace(gate, threshold=_threshold(gate.score))
 
 
-def _student(task: GateTask, way: str, seed: int) -> Head:
-    settings = baselines(SETTINGS)[way]
+def _student(settings: Settings, seed: int) -> Head:
+    task = gate_task()
     return train_student(task.features, task.labels, task.teacher_logits, settings, seed, progress=False)[0]
 
 
@@ -124,7 +144,7 @@ def measure_quality(seed: int, head: str) -> dict[str, Any]:
 
     Args:
         seed: of the student.
-        head: one of `STUDENTS`, "linear probe" or "teacher".
+        head: one of `STUDENTS`, `EARLY`, "linear probe" or "teacher".
     """
 
     def _score(requests: Sequence[str]) -> Tensor:
@@ -138,6 +158,23 @@ def measure_quality(seed: int, head: str) -> dict[str, Any]:
     rows = gate_task().validation
     validation = _by_id(rows, _score([row["request"] for row in rows]))
     return found | {"validation": validation, "margins": {n: _by_id(requests_of(n), m) for n, m in margins.items()}}
+
+
+def measure_settings(seed: int, epsilon: float, temperature: float) -> dict[str, dict[str, float]]:
+    """By how many nats each test request is above the threshold of a gate that was trained with these settings.
+
+    Args:
+        seed, epsilon, temperature: as in `gate_with`.
+
+    Returns:
+        Set of requests → id of a request → its margin; above 0 it is stopped.
+    """
+    gate = gate_with(epsilon, temperature, seed)
+    asked = {name: requests_of(name) for name in (*OWN, *OTHERS)}
+    return {
+        name: _by_id(rows, gate.score([row["request"] for row in rows]) - gate.threshold)
+        for name, rows in asked.items()
+    }
 
 
 def measure_changed(seed: int, head: str) -> dict[str, dict[str, Any]]:
@@ -219,8 +256,8 @@ STUDIES = (
         reads=("english",),
     ),
     Study(
-        name="gate_quality", run=f"{_HERE}:measure_quality", grid={"head": list(STUDENTS)}, seeds=SEEDS, minutes=15,
-        about="Gates of four kinds of student heads on SmolLM2's states: what they stop of each set of requests.",
+        name="gate_quality", run=f"{_HERE}:measure_quality", grid={"head": [*STUDENTS, EARLY]}, seeds=SEEDS, minutes=15,
+        about="Gates of five kinds of student heads on SmolLM2's states: what they stop of each set of requests.",
         reads=("english",),
     ),
     Study(
@@ -234,8 +271,14 @@ STUDIES = (
         reads=("english",),
     ),
     Study(
-        name="gate_attacked", run=f"{_HERE}:measure_attacked", grid={"head": [PROBE, *STUDENTS]}, seeds=SEEDS, minutes=10,
-        about="The gates under attacks on their features.",
+        name="gate_settings", run=f"{_HERE}:measure_settings", seeds=SEEDS[:3], minutes=5,
+        grid={"epsilon": list(EPSILONS), "temperature": list(TEMPERATURES)},
+        about="Gates that were trained with more or less noise and softness: how far each request is above the threshold.",
+        reads=("english",),
+    ),
+    Study(
+        name="gate_attacked", run=f"{_HERE}:measure_attacked", grid={"head": [PROBE, *STUDENTS, EARLY]}, seeds=SEEDS,
+        minutes=10, about="The gates under attacks on their features.",
         reads=("english",),
     ),
 )  # fmt: skip

@@ -256,7 +256,7 @@ STUDIES = (
     ),
     Study(
         name="sentiment_masking", run="safealign_lab.distillation.studies:measure_masking",
-        grid={"way": ["KD alone", "KD + adversarial", "printed + adversarial"], "hidden": [None, 64]}, seeds=(0,), minutes=5,
+        grid={"way": ["KD alone", "KD + adversarial", "printed + adversarial"], "hidden": [None, 64]}, seeds=(0, 1, 2), minutes=5,
         about="Whether more of an attack ever does less: checks of the students against hidden gradients.",
     ),
 )  # fmt: skip

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from ..distillation.gate import Roc, stopped
 from ..measures import Rate
-from .base import COMPLIANCE, CONTRAST, FAINT, INCOHERENT, INK, MIXED, REFUSAL, SAFE, error_bars, finish
+from .base import ADVERSARIAL, COMPLIANCE, CONTRAST, FAINT, INCOHERENT, INK, MIXED, REFUSAL, SAFE, error_bars, finish
 
 HARMFUL, HARMLESS = REFUSAL, COMPLIANCE
 HEADS = {  # the same colours as in lesson 12's planes
     "linear probe": (MIXED, "star"), "hard labels": (INK, "circle"), "KD alone": (COMPLIANCE, "square"),
     "KD + labels": (SAFE, "diamond"), "KD + adversarial": (CONTRAST, "triangle-up"),
+    "KD alone, stopped early": (ADVERSARIAL, "x"),
 }  # fmt: skip
 NOISES = {"aimed": "solid", "random": "dot"}
 DASHES = ("solid", "dash", "dot", "dashdot")

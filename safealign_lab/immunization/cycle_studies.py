@@ -22,7 +22,7 @@ from ..training import History, Plan, step_generator, train
 from . import alarm
 from .canaries import Accumulator, Canaries, overlap, random_like, select, spared
 from .cycle import Cycle, Passed, align, immunize, run, trained_weights
-from .phases import Immunize, Room, bounded, drawn, hinge, likelihood, negated, token_npo
+from .phases import Immunize, Room, bounded, drawn, hinge, likelihood, negated, token_npo, unlikely
 from .printed_cycle import run_as_printed
 from .tampering import tuning_loss
 from .tiny_task import Setting, setting
@@ -112,13 +112,17 @@ VARIANTS: dict[str, Variant] = {
     "negated push": Variant(immunize={"push": negated(), "push_weight": 0.3}),
     "hinge push": Variant(immunize={"push": hinge(), "push_weight": 0.3}),
     "token NPO push": Variant(immunize={"push": token_npo(), "push_weight": 0.3}),
+    "unlikelihood push": Variant(immunize={"push": unlikely(), "push_weight": 0.3}),
     "NPO, no refusals": Variant(immunize={"refusing": "npo"}),
     "strong requests first": Variant(immunize={"order": "falling"}),
     "ranked by |θ·g|": Variant({"score": "weighted"}),
     "attack on refusals alone": Variant({"attacked": "refusal"}),
     "three attack steps": Variant({"attack_steps": 3}),
 }
-OTHERWISE = ("before", "plain mixed SFT", "as printed", "as printed, put back")  # what is no change of the recipe
+PRINTED: dict[str, dict[str, Any]] = {
+    "as printed": {}, "as printed, put back": {"put_back": True}, "as printed, weak to strong": {"order": "rising"}
+}  # fmt: skip
+OTHERWISE = ("before", "plain mixed SFT", *PRINTED)  # what is no change of the recipe
 
 
 def measure_variant(seed: int, variant: str) -> dict[str, Any]:
@@ -168,7 +172,7 @@ def _trained(variant: str, of: Setting, room: Room, seed: int, between: Callable
     elif variant != "before":
         run_as_printed(
             room, of.harmful, of.preferred, first, second, recipe.attack_radius, recipe.canary_fraction,
-            put_back=variant == "as printed, put back", between=between,
+            between=between, **PRINTED[variant],
         )  # fmt: skip
     return {}
 

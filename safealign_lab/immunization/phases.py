@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..alchemy import skills
 from ..chat import Batch, response_logps
-from ..objectives import negative_log_likelihood
+from ..objectives import negative_log_likelihood, unlikelihood
 from ..training import LossFunction, Terms
 from . import losses
 from .curriculum import LEVELS, Order, Preference, schedule
@@ -143,6 +143,11 @@ def token_npo(beta_npo: float = 0.1) -> Push:
     return lambda policy, reference, harmful, batch: losses.token_npo(
         policy, reference, batch.input_ids, response_of(batch), beta_npo
     )
+
+
+def unlikely() -> Push:
+    """`objectives.unlikelihood` of the recipes' tokens as a push of the first phase; it fades where they are avoided."""
+    return lambda policy, reference, harmful, batch: unlikelihood(policy, batch.input_ids, response_of(batch))
 
 
 def immunizing(

@@ -6,13 +6,14 @@ Symbols: θ weights, δ a perturbation of them, ρ its size as a share of each t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
 from ..training import Gradient, Plan, Terms, backward, train
 from . import printed
 from .canaries import Accumulator, Canaries, select
-from .curriculum import Preference
+from .curriculum import Order, Preference
 from .cycle import trained_weights
 from .phases import Align, Immunize, Room, aligning, immunizing
 from .references import response_of
@@ -28,7 +29,7 @@ STABILIZATION = 1.0  # β, which changes nothing
 
 def run_as_printed(
     room: Room, harmful: Sequence[Preference], preferred: Sequence[Preference], first: Plan, second: Plan,
-    attack_radius: float = 0.01, canary_fraction: float = 0.5, put_back: bool = False,
+    attack_radius: float = 0.01, canary_fraction: float = 0.5, put_back: bool = False, order: Order = "mixed",
     between: Callable[[Canaries], None] | None = None,
 ) -> Canaries:  # fmt: skip
     """One cycle by the printed losses, in place: no harmless answers in the first phase, and an anchor that does not hold.
@@ -42,6 +43,7 @@ def run_as_printed(
         attack_radius: ρ, for which the source has no number.
         canary_fraction: K, by the gradients of the last batch.
         put_back: whether θ is put back after each attack; the source does not say that it is.
+        order: of the harmful requests, as in `phases.Immunize`; the source's is "rising", from weak to strong.
         between: called between the phases with the canaries.
 
     source: paper; ours (all numbers, DPO's refusals, which the printed loop never draws)
@@ -50,7 +52,7 @@ def run_as_printed(
     watched = Accumulator(weights, "printed")
     gradient = watched.watching()
     attacked = at_perturbed_weights if put_back else hardened
-    loss = immunizing(room, harmful, preferred, REFUSE, first.steps)
+    loss = immunizing(room, harmful, preferred, replace(REFUSE, order=order), first.steps)
     train(weights, loss, first, gradient=attacked(weights, attack_radius, gradient=gradient), progress=False)
     canaries = select(watched.scores, canary_fraction)
     if between is not None:
