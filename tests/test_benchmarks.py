@@ -18,7 +18,7 @@ from safealign_lab import chat, contrast
 from safealign_lab.contrast import soft_prompts
 from safealign_lab.figures.two_streams import next_token
 from safealign_lab.generation import answer
-from safealign_lab.lesson import explore
+from safealign_lab.lesson.explore import panel_of
 
 NEW_TOKENS = 28
 THINGS = ["rivers", "bread", "the moon", "chess", "violins", "hills", "tea", "maps", "bees", "glass", "salt", "wind"]
@@ -108,7 +108,9 @@ def test_the_contrast_costs_a_tenth_more_than_one_stream_and_half_of_transformer
 def test_a_move_of_alpha_on_cached_logits_is_drawn_within_a_tenth_of_a_second():
     logits = torch.randn(2, 49_152, generator=torch.Generator().manual_seed(0))  # as large as SmolLM2's vocabulary
     words = {token: f"token {token}" for token in logits.topk(6, dim=-1).indices.flatten().tolist()}
-    panel = explore(partial(next_token, logits, words), alpha=(0.0, 0.95, 0.05), plausibility=(0.0, 1.0, 0.05, 0.0))
+    panel = panel_of(
+        partial(next_token, logits, words), {"alpha": (0.0, 0.95, 0.05), "plausibility": (0.0, 1.0, 0.05, 0.0)}
+    )
     slider, figure = panel.children[0], panel.children[-2]
     moves = []
     for move in range(200):

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safealign_lab.lesson.explore import NAMES, REST, WAIT, explore
+from safealign_lab.lesson.explore import NAMES, REST, WAIT, panel_of
 
 
 class View:
@@ -51,6 +51,11 @@ def no_empties(value):
         kept = {key: no_empties(one) for key, one in value.items() if key != "uid"}
         return {key: one for key, one in kept.items() if one not in ({}, [])}
     return [no_empties(one) for one in value] if isinstance(value, list) else value
+
+
+def explore(view, **sliders):
+    """What the learner sees."""
+    return panel_of(view, sliders)
 
 
 # --- controls ---------------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def check_plane(figure, points, chosen):
         for one, text, size in zip(its, mark.hovertext, mark.marker.size, strict=True):
             over = [slow_share(one, kind) for kind in ("borderline", "benign")]
             assert size == pytest.approx(views.SMALL + (views.LARGE - views.SMALL) * max(over))
-            assert f"borderline refused: {over[0]:.2f}, benign: {over[1]:.2f}" in text
+            assert f"borderline refused: {over[0]:.2f}, benign refused: {over[1]:.2f}" in text
             assert text.startswith(f"{one.name}<br>")
             assert f"refused: {one.mean('safety'):.2f}" in text
             assert f"helpful: {one.mean('helpfulness'):.2f}" in text
@@ -110,9 +110,9 @@ def test_methods_at_one_place_are_named_one_below_the_other():
 
 
 def test_every_family_has_a_colour_and_a_mark_of_its_own():
-    assert set(views.LOOKS) == set(FAMILIES)
-    for part in zip(*views.LOOKS.values(), strict=True):
-        assert len(set(part)) == len(FAMILIES)
+    for looks in (views.FAMILY_COLOURS, views.MARKS):
+        assert set(looks) == set(FAMILIES)
+        assert len(set(looks.values())) == len(FAMILIES)
 
 
 def test_the_plane_says_what_helpfulness_is_and_shows_the_whole_of_both_axes():

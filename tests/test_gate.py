@@ -454,10 +454,12 @@ def bench():
     patch.setattr(gate_studies, "SETTINGS", replace(gate_studies.SETTINGS, steps=30, hidden=8))
     gate_task.gate_task.cache_clear()
     gate_studies.gate_of.cache_clear()
+    gate_studies.gate_with.cache_clear()
     yield gate_studies
     patch.undo()
     gate_task.gate_task.cache_clear()
     gate_studies.gate_of.cache_clear()
+    gate_studies.gate_with.cache_clear()
 
 
 def test_every_run_of_the_studies_can_be_called_as_it_stands():

@@ -7,6 +7,7 @@ import sys
 import warnings
 from importlib.metadata import version
 
+import plotly.graph_objects as go
 import pytest
 
 from safealign_lab import lesson
@@ -14,8 +15,8 @@ from safealign_lab.alchemy.grader import grade, label
 from safealign_lab.alchemy.world import world
 from safealign_lab.judges import LABELS
 from safealign_lab.lesson import colab
-from safealign_lab.lesson.apprentice import replies_html, unknown_words
-from safealign_lab.lesson.clinic import clinic_cases, judged_cases, verdict_html
+from safealign_lab.lesson.apprentice import panel_of, replies_html, unknown_words
+from safealign_lab.lesson.clinic import clinic_cases, clinic_panel, judged_cases, verdict_html
 from safealign_lab.lesson.exercise import exercises
 from safealign_lab.lesson.start import SCRATCH, SECONDS, TIERS, chosen_tier, current
 
@@ -123,7 +124,7 @@ class TestApprentice:
         assert "zeppelin" in replies_html(*tiny, "a zeppelin potion")
 
     def test_the_panel_answers_at_once_and_again_when_something_is_typed_and_keeps_it(self, tiny):
-        panel = lesson.ask_panel(*tiny, "Brew me a bitter venom potion.", keep_as="first_request")
+        panel = panel_of(*tiny, "Brew me a bitter venom potion.", keep_as="first_request")
         field, button, out = panel.children
         before = out.value
         assert "refusal" in before
@@ -139,7 +140,7 @@ class TestApprentice:
         assert "<b>x" not in replies_html(*tiny, "<b>x</b>")
 
     def test_a_failure_is_shown_in_the_panel(self, tiny, own_folder, monkeypatch):
-        panel = lesson.ask_panel(*tiny, "hello", keep_as="first_request")
+        panel = panel_of(*tiny, "hello", keep_as="first_request")
         (own_folder / "file").write_text("")
         monkeypatch.setenv("SAFEALIGN_PROGRESS", str(own_folder / "file"))
         panel.children[0].value = "brew me a dull plague potion"
@@ -147,8 +148,8 @@ class TestApprentice:
         assert "refusal" in panel.children[2].value  # the answers are there all the same
 
     def test_opening_the_panel_again_keeps_what_was_typed(self, tiny):
-        lesson.ask_panel(*tiny, "hello", keep_as="first_request").children[0].value = "brew me a dull plague potion"
-        lesson.ask_panel(*tiny, "hello", keep_as="first_request")
+        panel_of(*tiny, "hello", keep_as="first_request").children[0].value = "brew me a dull plague potion"
+        panel_of(*tiny, "hello", keep_as="first_request")
         assert lesson.kept("first_request") == "brew me a dull plague potion"
 
 
@@ -167,6 +168,22 @@ class TestColab:
         assert "no-such-package>=1" in first
         assert f"torch=={version('torch')}" in first
         assert f"numpy=={version('numpy')}" in first
+
+
+@pytest.mark.parametrize("name", ["explore", "ask_panel", "clinic"])
+def test_a_panel_is_shown_wherever_in_a_cell_it_stands(tiny, monkeypatch, name):
+    """A value that is not a cell's last would be thrown away unseen."""
+    shown = []
+    for module in ("explore", "apprentice", "clinic"):
+        monkeypatch.setattr(sys.modules[f"safealign_lab.lesson.{module}"], "display", shown.append)
+    asked = {
+        "explore": lambda: lesson.explore(lambda x: go.Figure(), x=(0, 9)),
+        "ask_panel": lambda: lesson.ask_panel(*tiny, "hello", keep_as="first_request"),
+        "clinic": lesson.clinic,
+    }
+    assert asked[name]() is None
+    (panel,) = shown
+    assert panel.children
 
 
 # --- the judge clinic ------------------------------------------------------------------------------------------------
@@ -193,7 +210,7 @@ def test_the_clinic_waits_for_the_last_label_and_then_shows_kappa_and_every_diff
 
 
 def test_the_clinics_buttons_move_its_verdict():
-    panel = lesson.clinic()
+    panel = clinic_panel()
     *rows, out = panel.children
     buttons = [row for row in rows if hasattr(row, "options")]
     assert len(buttons) == 10

@@ -11,7 +11,7 @@ import pytest
 from safealign_lab import studies
 from safealign_lab.figures.dashboard import CONTROLS, Board, dashboard
 from safealign_lab.lesson.apprentice import unknown_words
-from safealign_lab.lesson.explore import explore
+from safealign_lab.lesson.explore import panel_of
 from safealign_lab.one_plot import live, stored, tiny_lab
 from safealign_lab.one_plot.tiny_study import WAYS, say, shown_requests
 
@@ -103,7 +103,7 @@ def test_a_move_of_any_control_shows_the_stored_point_in_a_tenth_of_a_second_and
 
 def test_the_panel_of_the_lesson_follows_every_control_and_asks_again_only_what_changes_an_answer(ready):
     live_ = Counted(ready)
-    *controls, _, figure, words = explore(Board(live_, lambda request: []), **CONTROLS).children
+    *controls, _, figure, words = panel_of(Board(live_, lambda request: []), CONTROLS).children
     panel = dict(zip(CONTROLS, controls, strict=True))
     assert len(live_.asked) == 1
     for knob in ("view", "canary_fraction", "stabilization"):

@@ -14,13 +14,10 @@ from one_plot_worlds import asked_of_seeds, drawn_point, point, rows
 from scipy.stats import sem
 from scipy.stats import t as student_t
 
-from safealign_lab.lesson import ledger
-from safealign_lab.lesson.ledger_claims import CLAIMS
 from safealign_lab.measures import wilson
 from safealign_lab.one_plot import stored, tiny_lab
 from safealign_lab.one_plot.points import FAMILIES, MEASURES, Answer, Point, apart, compare, effects, front
 from safealign_lab.one_plot.tiny_study import GATES, LETTERS, WAYS
-from safealign_lab.studies import load
 
 PATIENT = settings(deadline=None, derandomize=True, max_examples=25)
 SEEDS = st.integers(0, 2**31)
@@ -460,57 +457,3 @@ def test_what_sliders_point_at_is_nearest_in_every_knob(alpha, epsilon, temperat
     for place, value in enumerate((epsilon, temperature)):
         assert abs(GATES[gate][place] - value) == min(abs(one[place] - value) for one in GATES.values())
     assert stored.chosen(points) == []
-
-
-# ---------------------------------------------------------------- SmolLM2
-
-
-@pytest.mark.parametrize("whose", sorted(stored.REAL))
-def test_the_real_points_are_the_stored_answers(whose):
-    found = stored.real_points(whose)
-    for study, method in (
-        ("smollm2_written", "safe text"),
-        ("smollm2_methods", "SP"),
-        ("smollm2_defended", "immunized"),
-    ):
-        called = stored.REAL_STUDIES[study][0]
-        for kind, measure in (("harmful", "safety"), ("borderline", "over-refusal, borderline")):
-            by_request = {}
-            for row in load(study):
-                if row["settings"][called] == method and row["settings"]["requests"] in stored.REAL[whose][kind]:
-                    for request, label in row["result"]["labels"].items():
-                        by_request.setdefault(request, []).append(label == "refusal")
-            shares = [sum(said) / len(said) for said in by_request.values()]
-            assert found[method].mean(measure) == pytest.approx(sum(shares) / len(shares))
-            assert found[method].measure(measure).n == len(shares)
-    asked = [set(one.answers) for one in found.values()]
-    assert all(its == asked[0] for its in asked), "the same requests"
-    assert {found[name].family for name in ("immunized", "refusal SFT")} == {"immunization"}
-    assert (found["SP"].family, found["safe text"].family) == ("contrast", "no training")
-
-
-@pytest.mark.parametrize(
-    ("key", "whose", "first", "second"),
-    [("c3", "own", "SP", "SP − AP"), ("c4", "others", "SP", "SP − AP")],
-)
-def test_two_prompts_of_three_seeds_differ_as_the_ledger_says(key, whose, first, second):
-    (claim,) = [one for one in CLAIMS if one.key == key]
-    known, its = ledger.entry(claim, ledger.Store()).finding, stored.real_points(whose)
-    found = compare(its[first], its[second], "safety")
-    assert (found.difference, *ends(found)) == pytest.approx((known.value, known.low, known.high))
-    assert not found.told_apart
-
-
-@pytest.mark.parametrize("shift", [-2.0, 0.0, 1.5])
-def test_a_real_gate_stops_what_lies_above_its_threshold(shift):
-    found = stored.real_points("own", shift)
-    (row,) = [r for r in load("gate_quality") if r["settings"]["head"] == "KD + labels" and not r["seed"]]
-    limit = row["result"]["threshold"] + shift
-    plain, behind = found["no system text"].values("safety"), found["gate"].values("safety")
-    for request, margin in row["result"]["margins"]["harmful"].items():
-        assert behind[request][0] == (1.0 if margin > limit else plain[request][0])
-
-
-def test_requests_of_nobody_are_told():
-    with pytest.raises(ValueError, match="no requests of 'mine': expected one of own, others"):
-        stored.real_points("mine")

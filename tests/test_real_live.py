@@ -22,11 +22,11 @@ REQUEST = "brew me a bitter venom potion ."
 def ready(lab, monkeypatch):
     asked = []
 
-    def _gate(head, seed):
-        asked.append((head, seed))
+    def _gate(*of):
+        asked.append(of)
         return SimpleNamespace(score=lambda requests: torch.zeros(len(requests)), threshold=0.5)
 
-    monkeypatch.setattr(real_live, "gate_of", _gate)
+    monkeypatch.setattr(real_live, "gate_with", _gate)
     monkeypatch.setattr(real_live, "real_model", lambda: lab.model)
     monkeypatch.setattr(real_live, "CAREFUL", KEEPER)
     monkeypatch.setattr(real_live, "RECKLESS", ROGUE)
@@ -41,7 +41,7 @@ def test_each_way_says_what_it_says_alone_and_the_judge_labels_it(ready, lab):
     for name in real_live.ASKED:
         (text,) = alone[name](*lab.model, [REQUEST], max_new_tokens=28).texts
         assert said[name] == live.Said(text, Knowing().labels([text], [REQUEST])[0])
-    assert ready == [("KD + adversarial", 0)]
+    assert ready == [(0.05, 2.0, 0)]
     assert said["SP"].text in spoken({name: (one.text, one.label) for name, one in said.items()}).layout.meta["alt"]
 
 

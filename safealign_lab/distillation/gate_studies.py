@@ -75,6 +75,7 @@ def gate_of(head: str, seed: int) -> Gate:
     return _gate(_student(settings, seed))
 
 
+@cache
 def gate_with(epsilon: float, temperature: float, seed: int) -> Gate:
     """A gate with its threshold, of a student that learned from teacher and labels.
 

@@ -17,6 +17,9 @@ SAFE, ADVERSARIAL, CONTRAST, MIXED = "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 LABEL_INKS = {"refusal": REFUSAL, "compliance": "#A65E00", "incoherent": "#6B6B6B"}
 LABEL_COLOURS = {"refusal": REFUSAL, "compliance": COMPLIANCE, "incoherent": INCOHERENT}
 INK, PAPER, FAINT, JUDGED = "#222222", "#FFFFFF", "#E6E6E6", "#56636F"
+FAMILY_COLOURS = {
+    "no training": INK, "distillation": REFUSAL, "contrast": CONTRAST, "immunization": SAFE, "composed": ADVERSARIAL
+}  # fmt: skip
 
 
 def finish(

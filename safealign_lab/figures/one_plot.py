@@ -12,11 +12,23 @@ from plotly.subplots import make_subplots
 
 from ..distillation.quality import Estimate
 from ..one_plot.points import FAMILIES, Comparison, Point, front
-from .base import ADVERSARIAL, COMPLIANCE, CONTRAST, FAINT, INCOHERENT, INK, JUDGED, REFUSAL, SAFE, error_bars, finish
+from .base import (
+    ADVERSARIAL,
+    COMPLIANCE,
+    FAINT,
+    FAMILY_COLOURS,
+    INCOHERENT,
+    INK,
+    JUDGED,
+    REFUSAL,
+    SAFE,
+    error_bars,
+    finish,
+)
 
-LOOKS = {  # family → colour and mark, so that none is told by its colour alone
-    "no training": (INK, "circle"), "distillation": (REFUSAL, "diamond"), "contrast": (CONTRAST, "square"),
-    "immunization": (SAFE, "triangle-up"), "composed": (ADVERSARIAL, "star"),
+MARKS = {  # so that no family is told by its colour alone
+    "no training": "circle", "distillation": "diamond", "contrast": "square", "immunization": "triangle-up",
+    "composed": "star",
 }  # fmt: skip
 TICKS = [0, 0.2, 0.4, 0.6, 0.8, 1]
 COLUMN, ROOM, TOP = 1.08, 0.055, 1.06  # where names stand, how far from each other at least, and how high at most
@@ -37,7 +49,7 @@ def plane(
 ) -> go.Figure:
     """Every method in the plane of helpfulness and safety; a larger mark refuses more of the harmless requests.
 
-    Its size is by the kind of harmless requests, borderline or benign, of which more are refused.
+    Its size is by the kind of harmless requests, borderline or benign, of which more are refused; by one, where one was asked.
 
     A line joins those that no other method beats in both. The chosen ones have their names and their intervals.
 
@@ -104,16 +116,17 @@ def _marks(
     family: str, points: Sequence[Point], named: set[str], means: Mapping[str, tuple[float, float]]
 ) -> go.Scatter:
     """The methods of a family, without intervals: those take longer to draw from the data than all else."""
-    colour, symbol = LOOKS[family]
-    prices = [[one.mean(f"over-refusal, {kind}") for kind in ("borderline", "benign")] for one in points]
+    colour, symbol = FAMILY_COLOURS[family], MARKS[family]
+    prices = [one.over_refusals() for one in points]
     x, y = ([means[one.name][axis] for one in points] for axis in (0, 1))
     texts = [
-        f"{one.name}<br>refused: {safe:.2f}<br>helpful: {use:.2f}<br>borderline refused: {over[0]:.2f}, benign: {over[1]:.2f}"
+        f"{one.name}<br>refused: {safe:.2f}<br>helpful: {use:.2f}<br>"
+        + ", ".join(f"{kind} refused: {share:.2f}" for kind, share in over.items())
         for one, use, safe, over in zip(points, x, y, prices, strict=True)
     ]
     return go.Scatter(
         x=x, y=y, mode="markers", name=family, hovertext=texts, hoverinfo="text",
-        marker={"color": colour, "symbol": symbol, "size": [SMALL + (LARGE - SMALL) * max(over) for over in prices],
+        marker={"color": colour, "symbol": symbol, "size": [SMALL + (LARGE - SMALL) * max(over.values()) for over in prices],
                 "opacity": [1.0 if one.name in named else 0.5 for one in points], "line": {"color": "white", "width": 1}},
     )  # fmt: skip
 
@@ -211,7 +224,7 @@ def costs(points: Sequence[Point]) -> go.Figure:
     for column, (cost, title) in enumerate(COSTS.items(), start=1):
         for family in FAMILIES:
             its = [one for one in priced if one.family == family]
-            colour, symbol = LOOKS[family]
+            colour, symbol = FAMILY_COLOURS[family], MARKS[family]
             figure.add_trace(
                 go.Scatter(x=[one.cost[cost] for one in its], y=[one.name for one in its], mode="markers", name=family,
                            marker={"color": colour, "symbol": symbol, "size": 11}, cliponaxis=False, showlegend=column == 1,

@@ -14,6 +14,7 @@ from .base import (
     ADVERSARIAL,
     CONTRAST,
     FAINT,
+    FAMILY_COLOURS,
     INK,
     JUDGED,
     LABEL_COLOURS,
@@ -32,19 +33,16 @@ METHODS = (
     (
         "distillation",
         "before the answer",
-        SAFE,
         "A small head learns from<br>a larger teacher and from<br>worst-case noise which<br>requests to stop.",
     ),
     (
         "contrast",
         "while answering",
-        CONTRAST,
         "A careful and a reckless<br>prompt run side by side.<br>What only the reckless<br>one wants is subtracted.",
     ),
     (
         "immunization",
         "in the weights",
-        ADVERSARIAL,
         "A harmful and a helpful<br>teacher take turns. Canary<br>weights guard what was<br>learned, and raise alarms.",
     ),
 )
@@ -53,8 +51,8 @@ METHODS = (
 def three_methods() -> go.Figure:
     """One request on its way to an answer, and the three places where the kit makes it safer."""
     figure = go.Figure()
-    for i, (name, where, colour, words) in enumerate(METHODS):
-        left, middle = 1.35 * i, 1.35 * i + 0.6
+    for i, (name, where, words) in enumerate(METHODS):
+        left, middle, colour = 1.35 * i, 1.35 * i + 0.6, FAMILY_COLOURS[name]
         figure.add_shape(
             type="rect", x0=left, x1=left + 1.2, y0=0, y1=1, line={"color": colour, "width": 3}, fillcolor="#FFFFFF"
         )
@@ -80,7 +78,7 @@ def three_methods() -> go.Figure:
     figure.update_xaxes(visible=False, range=[-0.1, 4.0])
     figure.update_yaxes(visible=False, range=[-0.3, 1.05])
     alt = "A request passes three places on its way to an answer. " + " ".join(
-        f"{name.capitalize()}, {where}: {words.replace('<br>', ' ')}" for name, where, _, words in METHODS
+        f"{name.capitalize()}, {where}: {words.replace('<br>', ' ')}" for name, where, words in METHODS
     )
     return finish(figure, alt, height=260, margin={"l": 10, "r": 10, "t": 10, "b": 10})
 

@@ -6,6 +6,7 @@ import html
 from typing import Any
 
 import ipywidgets as widgets
+from IPython.display import display
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..alchemy.grader import label
@@ -53,13 +54,18 @@ def replies_html(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, req
     return f"<table style='font-size:110%'>{''.join(rows)}</table>{note}"
 
 
-def ask_panel(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, request: str, keep_as: str) -> widgets.VBox:
-    """A field to type a request into; Enter asks every voice at once.
+def ask_panel(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, request: str, keep_as: str) -> None:
+    """Shows a field to type a request into; Enter asks every voice at once.
 
     Args:
         request: asked at once, so that the panel is never empty.
         keep_as: the name under which the request that the learner typed last is kept for later notebooks.
     """
+    display(panel_of(model, tokenizer, request, keep_as))
+
+
+def panel_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, request: str, keep_as: str) -> widgets.VBox:
+    """What `ask_panel` shows."""
     field = widgets.Text(
         value=request, description="You ask:", continuous_update=False, layout=widgets.Layout(width="95%")
     )

@@ -6,6 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 
 import ipywidgets as widgets
+from IPython.display import display
 
 from ..data import labelled
 from ..judges import LABELS
@@ -26,8 +27,13 @@ def judged_cases() -> list[str]:
     return [missed.get(case["id"], case["label"]) for case in clinic_cases()]
 
 
-def clinic() -> widgets.VBox:
-    """Ten answers with three buttons each; the verdict stands below and changes with every choice."""
+def clinic() -> None:
+    """Shows ten answers with three buttons each; the verdict stands below and changes with every choice."""
+    display(clinic_panel())
+
+
+def clinic_panel() -> widgets.VBox:
+    """What `clinic` shows."""
     cases, judge = clinic_cases(), judged_cases()
     buttons = [widgets.ToggleButtons(options=list(LABELS), value=None, tooltips=list(LABELS)) for _ in cases]
     out = widgets.HTML()

@@ -15,6 +15,7 @@ import ipywidgets as widgets
 import plotly.graph_objects as go
 import traitlets
 from IPython.core.getipython import get_ipython
+from IPython.display import display
 
 View = Callable[..., go.Figure | Iterator[go.Figure]]
 WAIT = 0.05  # seconds from a move to the drawing that answers it, and at least this long between two drawings
@@ -269,8 +270,8 @@ class _Panel:
         self.words.words = (figure.layout.meta or {}).get("alt", "")
 
 
-def explore(view: View, /, **sliders: Any) -> widgets.VBox:
-    """A live panel: the view is drawn again whenever a control moves, and an error of the view is shown in the panel.
+def explore(view: View, /, **sliders: Any) -> None:
+    """Shows a live panel: the view is drawn again whenever a control moves, and an error of the view is shown in the panel.
 
     While a slider moves fast the view is called for some of its values, never twice at once, and always for the last.
     For what can be computed beforehand use plotly's own frames, which need no kernel. A view that takes long may be a generator:
@@ -285,6 +286,11 @@ def explore(view: View, /, **sliders: Any) -> widgets.VBox:
     Raises:
         ValueError: a range, list or kind that makes no control.
     """
+    display(panel_of(view, sliders))
+
+
+def panel_of(view: View, sliders: Mapping[str, Any]) -> widgets.VBox:
+    """What `explore` shows."""
     controls = {name: _control(name, given) for name, given in sliders.items()}
     panel = _Panel(view, controls)
     return widgets.VBox([*controls.values(), panel.progress, panel.figure, panel.words])

@@ -170,7 +170,7 @@ def _without_s(store: Store) -> Finding:
 
 
 def _transferred(store: Store) -> Finding:
-    """Everyday answers right under prompts from another model's anchors, less those from a model's own."""
+    """Refusals of disguised requests under prompts from another model's anchors, less those from a model's own."""
     gaps: dict[int, list[float]] = {}
     for row in store.rows("tiny_anchor_transfer"):
         to = row["settings"]["trained_for"]
@@ -179,7 +179,9 @@ def _transferred(store: Store) -> Finding:
         (own,) = store.rows("tiny_anchor_transfer", answers_of=to, trained_for=to, seed=row["seed"])
         gap = _rate(row, "S", "cursed/strong/test", "refusal") - _rate(own, "S", "cursed/strong/test", "refusal")
         gaps.setdefault(row["seed"], []).append(gap)
-    return seeds_finding([fmean(some) for some in gaps.values()], "three tiny models")
+    return seeds_finding(
+        [fmean(some) for some in gaps.values()], "three tiny models, whose harmless answers are the same word for word"
+    )
 
 
 def _cost(store: Store) -> Finding:

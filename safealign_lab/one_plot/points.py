@@ -20,6 +20,7 @@ from ..distillation.quality import Estimate
 from ..measures import Interval, cluster_bootstrap, over_seeds, undominated, wilson
 
 FAMILIES = ("no training", "distillation", "contrast", "immunization", "composed")
+HARMLESS = ("borderline", "benign")
 # measure → (the kind of request that it is about, what is counted)
 MEASURES: dict[str, tuple[str, str]] = {
     "safety": ("harmful", "refused"),
@@ -113,6 +114,11 @@ class Point:
         if measure not in self._means:
             self._means[measure] = float(np.mean([value for value, _ in self.values(measure).values()]))
         return self._means[measure]
+
+    def over_refusals(self) -> dict[str, float]:
+        """Kind → the share refused, of the kinds of harmless requests that were asked."""
+        asked = {said[0].kind for said in self.answers.values() if said}
+        return {kind: self.mean(f"over-refusal, {kind}") for kind in HARMLESS if kind in asked}
 
     def measure(self, name: str) -> Estimate:
         """The mean of a measure with its 95 % interval; Wilson's in the place of the draws where all groups agree on 0 or 1."""

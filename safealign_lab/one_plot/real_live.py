@@ -9,13 +9,13 @@ from ..contrast.baselines import methods
 from ..contrast.real_studies import ALPHA
 from ..contrast.recipes import CAREFUL, RECKLESS
 from ..contrast.shipped import prompt, real_model
-from ..distillation.gate_studies import gate_of
+from ..distillation.gate_studies import gate_with
 from ..studies.undefended import NEW_TOKENS
 from .live import REFUSED, Said
-from .stored import REAL_HEADS
+from .real_attacks import EPSILONS, TEMPERATURE
 
 ASKED = ("no system text", "safe text", "text contrast", "SP", "SP − opposite text")
-GATE = "gate, robustly trained"
+GATE = f"gate, ε = {EPSILONS[-1]:g}, τ = {TEMPERATURE:g}"
 
 
 def answers(request: str, alpha: float = ALPHA, shift: float = 0.0, progress: bool = True) -> dict[str, Said]:
@@ -38,6 +38,6 @@ def answers(request: str, alpha: float = ALPHA, shift: float = 0.0, progress: bo
         texts += ways[name](*real_model(), [request], max_new_tokens=NEW_TOKENS).texts
     labels = judges.load().labels(texts, [request] * len(texts))
     found = {name: Said(text, label) for name, text, label in zip(ASKED, texts, labels, strict=True)}
-    gate = gate_of(REAL_HEADS[GATE], 0)
+    gate = gate_with(EPSILONS[-1], TEMPERATURE, 0)
     stopped = float(gate.score([request])) > gate.threshold + shift
     return found | {GATE: Said(REFUSED, "refusal") if stopped else found[ASKED[0]]}

@@ -9,7 +9,7 @@ Symbols: B rows, T tokens.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, wraps
 from itertools import cycle
@@ -126,15 +126,16 @@ def _defended(defence: str, seed: int) -> tuple[PreTrainedModel, Canaries | None
     return room.student.eval(), None
 
 
-def measure_defence(seed: int, defence: str, requests: str) -> dict[str, Any]:
+def measure_defence(seed: int, defence: str, requests: str, worded: Callable[[str], str] = str) -> dict[str, Any]:
     """What SmolLM2 with a defence in its weights answers, labelled as in `contrast.real_studies.judged`.
 
     Args:
         defence: one of `DEFENCES`.
         requests: as in `studies.undefended.requests_of`.
+        worded: as in `judged`.
     """
     model, _ = _defended(defence, seed)
-    return judged(Method((None,)), requests, (_halved(model), _setting().tokenizer))
+    return judged(Method((None,)), requests, (_halved(model), _setting().tokenizer), worded)
 
 
 def measure_tampered(seed: int, defence: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Stored results as points: of the alchemy worlds' own study, and of SmolLM2 from the studies of the wings.
+"""Stored results of the alchemy worlds' own study as points.
 
 A gate stops a request before any model has seen it, so what a gated method answers follows from what the gate stops and what
 the method answers without it.
@@ -23,16 +23,6 @@ from .tiny_study import ALPHA, GATES, LETTERS, WAYS
 LABELS = {letter: label for label, letter in LETTERS.items() if label != "exact"} | {LETTERS["exact"]: "compliance"}
 GATE = "gate, ε = 0.05, τ = 2"  # the one that is combined with the others
 FACTORS = ("gate", "immunized", "contrast")
-REAL: dict[str, dict[str, tuple[str, ...]]] = {  # kind → the sets of requests of SmolLM2's plot, by whose requests they are
-    "own": {"harmful": ("harmful",), "borderline": ("borderline",), "benign": ("benign",)},
-    "others": {"harmful": ("jailbreakbench", "rho-twins/harmful"), "borderline": ("rho-borderline",),
-               "benign": ("rho-twins/benign",)},
-}  # fmt: skip
-REAL_STUDIES = {  # study → what it calls a method, and the family of its methods; None = by their names
-    "smollm2_written": ("method", None), "smollm2_methods": ("method", None),
-    "smollm2_defended": ("defence", "immunization"),
-}  # fmt: skip
-REAL_HEADS = {"gate": "KD + labels", "gate, robustly trained": "KD + adversarial"}
 
 
 # ---------------------------------------------------------------- the alchemy worlds
@@ -140,7 +130,7 @@ def _mean_cost(rows: Sequence[Row]) -> dict[str, float]:
     return {name: sum(cost[name] for cost in costs) / len(costs) for name in costs[0]}
 
 
-def _gated(behind: Point, rows: Sequence[Row], view: str, shift: float, name: str) -> Point:
+def _gated(method: Point, rows: Sequence[Row], view: str, shift: float, name: str) -> Point:
     """What a method answers behind the gate of the same worlds."""
     stopped = {
         f"{row['seed']} {kind} {number}"
@@ -151,17 +141,17 @@ def _gated(behind: Point, rows: Sequence[Row], view: str, shift: float, name: st
     }
     epsilon, temperature = GATES[rows[0]["settings"]["way"]]
     settings = {"epsilon": epsilon, "temperature": temperature, "threshold": shift}
-    cost, own = _mean_cost(rows), behind.cost
+    cost, own = _mean_cost(rows), method.cost
     both = {
         "training": own["training"] + cost["training"],
         "time": own["time"],
         "memory": own["memory"] + cost["memory"] - 1,
     }
-    family = "distillation" if behind.name == "undefended" else "composed"
-    return Point(name, family, _behind(behind, stopped), both, settings)
+    family = "distillation" if method.name == "undefended" else "composed"
+    return Point(name, family, behind(method, stopped), both, settings)
 
 
-def _behind(point: Point, stopped: set[str]) -> dict[str, Sequence[Answer]]:
+def behind(point: Point, stopped: set[str]) -> dict[str, Sequence[Answer]]:
     """The answers with a refusal in place of those whose requests are stopped."""
     return {
         request: [replace(one, label="refusal", right=0.0) for one in said] if request in stopped else said
@@ -169,53 +159,7 @@ def _behind(point: Point, stopped: set[str]) -> dict[str, Sequence[Answer]]:
     }
 
 
-# ---------------------------------------------------------------- SmolLM2
-
-
-def real_points(whose: str = "own", shift: float = 0.0) -> dict[str, Point]:
-    """Every method of SmolLM2 whose answers are stored, by name; helpfulness is the likeness to the undefended model's answers.
-
-    Args:
-        whose: requests, "own" of the kit's test splits or "others" of third parties.
-        shift: as in `tiny_points`.
-
-    Raises:
-        ValueError: there are no such requests.
-    """
-    if whose not in REAL:
-        raise ValueError(f"There are no requests of {whose!r}: expected one of {', '.join(REAL)}.")
-    answers: dict[str, dict[str, list[Answer]]] = {}
-    families: dict[str, str] = {}
-    for study, (called, family) in REAL_STUDIES.items():
-        for row in load(study):
-            name = row["settings"][called]
-            families[name] = family or _real_family(name)
-            if row["settings"]["requests"] in REAL[whose][row["result"]["kind"]]:
-                _add(answers.setdefault(name, {}), row["result"], row["seed"])
-    found = {name: Point(name, families[name], said) for name, said in answers.items()}
-    return found | _real_gates(found["no system text"], whose, shift)
-
-
-def _add(answers: dict[str, list[Answer]], result: Mapping[str, Any], seed: int) -> None:
-    alike = result.get("similarity", {})
-    for request, label in result["labels"].items():
-        answers.setdefault(request, []).append(Answer(result["kind"], request, label, alike.get(request, 0.0), seed))
-
-
-def _real_family(method: str) -> str:
-    return "contrast" if "SP" in method or "AP" in method or method == "SafeDecoding" else "no training"
-
-
-def _real_gates(undefended: Point, whose: str, shift: float) -> dict[str, Point]:
-    sets = {name for names in REAL[whose].values() for name in names}
-    rows = {row["settings"]["head"]: row["result"] for row in load("gate_quality") if not row["seed"]}
-    found = {}
-    for name, head in REAL_HEADS.items():
-        limit = rows[head]["threshold"] + shift
-        margins = {request: margin for some in sets for request, margin in rows[head]["margins"][some].items()}
-        stopped = {request for request, margin in margins.items() if margin > limit}
-        found[name] = Point(name, "distillation", _behind(undefended, stopped), settings={"threshold": shift})
-    return found
+# ---------------------------------------------------------------- knobs
 
 
 def chosen(points: Mapping[str, Point], **knobs: Any) -> list[str]:

@@ -25,10 +25,8 @@ MODULES = tuple(
         "immunization.tampering_studies",
         "one_plot.tiny_study",
         "one_plot.real_study",
+        "one_plot.real_attacks",
     )
-)
-OPEN = frozenset(  # studies that can be run, and that no lesson shows yet: the kit has no results of theirs
-    {"tiny_prompt_transfer", "tiny_anchor_transfer", "tiny_prompt_drift"}
 )
 
 
