@@ -18,11 +18,12 @@ from safealign_lab import measures
 from safealign_lab.lesson.exercise import PASTED, exercises, verdict
 from safealign_lab.lesson.exercises import one_plot as lesson
 from safealign_lab.lesson.exercises import operating_points as deployments
+from safealign_lab.lesson.exercises import telling_apart as apart
 from safealign_lab.one_plot.points import compare, effects, front
 
 PATIENT = settings(deadline=None, derandomize=True, max_examples=40)
 SEEDS = st.integers(0, 2**31)
-EXERCISES = (*lesson.EXERCISES, *deployments.EXERCISES)
+EXERCISES = (*lesson.EXERCISES, *apart.EXERCISES, *deployments.EXERCISES)
 
 
 # ---------------------------------------------------------------- the library's functions
@@ -53,7 +54,7 @@ def test_another_axis_only_ever_saves_methods_that_stand_at_different_places(pla
 def test_told_apart_is_the_librarys(seed, groups, each, measure):
     first, second = (drawn_point(name, seed, groups, each) for name in "ab")
     (one, names), (other, _) = (tuple(zip(*p.values(measure).values(), strict=True)) for p in (first, second))
-    assert lesson.told_apart(list(one), list(other), list(names)) == compare(first, second, measure).told_apart
+    assert apart.told_apart(list(one), list(other), list(names)) == compare(first, second, measure).told_apart
 
 
 @PATIENT
@@ -174,16 +175,21 @@ def test_every_right_way_is_right(name, function):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_the_verdicts_do_not_depend_on_the_draw(seed):
-    for case, ((first, second, groups), right) in lesson._CASES.items():
+    for case, ((first, second, groups), right) in apart._CASES.items():
         gaps = [other - one for one, other in zip(first, second, strict=True)]
         drawn = measures.cluster_bootstrap(gaps, groups, seed=seed, resamples=600)
         assert (drawn.low > 0 or drawn.high < 0) == right, case
 
 
 def test_the_checks_tell_all_their_mistakes_apart():
-    said = [tuple(way(*pair) for pair, _ in lesson._CASES.values()) for way in lesson._VERDICTS.values()]
+    said = [tuple(way(*pair) for pair, _ in apart._CASES.values()) for way in apart._VERDICTS.values()]
     assert len(set(said)) == len(said)
-    assert tuple(right for _, right in lesson._CASES.values()) not in said
+    assert tuple(right for _, right in apart._CASES.values()) not in said
+    assert [
+        sentence.split()[:4] for sentence, one in zip(apart._VERDICTS, said, strict=True) if apart._by_size(one)
+    ] == [
+        ["It", "asks", "whether", "the"]  # whether the means are different: the same as a fixed number near 0
+    ]
     for harmful, harmless, share, costs in deployments._LOSSES:
         right = deployments._billed(harmful, harmless, share, costs)
         found = deployments._loss_mistakes(harmful, harmless, share, costs, right)

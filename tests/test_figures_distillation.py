@@ -191,7 +191,11 @@ class Line:
 
 def seen(figure):
     """What is drawn as plain numbers: trace by trace the points of each."""
-    return [list(zip(map(float, trace.x), map(float, trace.y), strict=True)) for trace in figure.data[1:]]
+    return [
+        list(zip(map(float, trace.x), map(float, trace.y), strict=True))
+        for trace in figure.data
+        if trace.type == "scatter"
+    ]
 
 
 @given(SEEDS, st.sampled_from(["l2", "linf"]), st.floats(0.01, 1), st.integers(0, 11))
@@ -224,9 +228,16 @@ def test_in_the_ball_of_a_linear_classifier_both_attacks_walk_straight_to_the_wo
     assert (shape.x0, shape.x1, shape.y0, shape.y1) == pytest.approx(edges, abs=1e-6)
 
 
-def test_behind_the_ball_stands_the_probability_of_class_one():
+def test_behind_the_ball_stands_the_probability_of_class_one_and_the_boundary():
     head, points = Line(5), drawn(6, 40, 2)
-    plane = bounded_noise.ball(head, points, torch.arange(40) % 2, ("no", "yes"), 0, 2.0).data[0]
+    figure = bounded_noise.ball(head, points, torch.arange(40) % 2, ("no", "yes"), 0, 2.0)
+    plane, boundary = figure.data[:2]
+    assert (boundary.contours.start, boundary.contours.end) == (0.5, 0.5)
+    assert [list(row) for row in boundary.z] == [list(row) for row in plane.z]
+    for axis, middle in zip((figure.layout.xaxis, figure.layout.yaxis), points[0].tolist(), strict=True):
+        low, high = axis.range
+        assert (low, high) == pytest.approx((middle - 2.4, middle + 2.4))
+    assert (min(plane.x), max(plane.x)) == pytest.approx(figure.layout.xaxis.range)
     for row, column in ((0, 0), (0, 60), (60, 0), (17, 42)):
         corner = float(plane.x[column]), float(plane.y[row])
         assert float(plane.z[row][column]) == pytest.approx(head.right(corner, 1), abs=1e-5)

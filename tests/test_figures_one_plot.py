@@ -62,7 +62,7 @@ def check_labels(joins, labels, named):
 
 
 def check_plane(figure, points, chosen):
-    line, *marks, bars, joins, labels = figure.data
+    line, marks, bars, (joins, labels) = figure.data[0], figure.data[1:6], figure.data[6:-2], figure.data[-2:]
     by_name = {one.name: one for one in points}
     best = front(points)
     assert list(line.y) == pytest.approx([by_name[name].mean("safety") for name in best])
@@ -83,8 +83,11 @@ def check_plane(figure, points, chosen):
             assert text.startswith(f"{one.name}<br>")
             assert f"refused: {one.mean('safety'):.2f}" in text
             assert f"helpful: {one.mean('helpfulness'):.2f}" in text
-    check_ends(bars.error_y, bars.y, [one.measure("safety") for one in named])
-    check_ends(bars.error_x, bars.x, [one.measure("helpfulness") for one in named])
+    for family, its in zip(FAMILIES, bars, strict=True):
+        some = [one for one in named if one.family == family]
+        check_ends(its.error_y, its.y, [one.measure("safety") for one in some])
+        check_ends(its.error_x, its.x, [one.measure("helpfulness") for one in some])
+        assert its.error_x.color == its.error_y.color == views.FAMILY_COLOURS[family]
     check_labels(joins, labels, named)
     words = words_of(figure)
     assert words.startswith(f"Safety and helpfulness of {len(points)} methods.")

@@ -390,7 +390,14 @@ def test_a_sweep_of_whole_answers_is_compared_request_by_request(tmp_path):
     one = found("c23", ledger.Store(tmp_path))
     assert one.finding.value == pytest.approx(-0.6)
     assert one.finding.low < -0.6 < one.finding.high < 0
+    assert one.finding.n == "1 seed, 10 requests"
     assert one.verdict == "holds"
+    again = [(settings, 1, {"labels": dict.fromkeys(result["labels"], "refusal")}) for settings, _, result in rows]
+    stored(tmp_path, "smollm2_alpha", [*rows, *again])
+    both = found("c23", ledger.Store(tmp_path))
+    assert (both.finding.value, both.finding.n) == (pytest.approx(-0.3), "2 seeds, 10 requests")
+    assert both.finding.low < -0.9, "two seeds that far apart say little"
+    assert both.verdict == "cannot be told"
 
 
 def test_on_smollm2_the_cycle_is_compared_request_by_request(tmp_path):

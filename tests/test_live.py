@@ -96,7 +96,7 @@ def test_a_move_of_any_control_shows_the_stored_point_in_a_tenth_of_a_second_and
         began = time.process_time()
         figure = next(board(**START | {knob: value}))
         seconds.append(time.process_time() - began)
-        assert len(figure.data) == 15
+        assert len(figure.data) == 19
     assert live_.asked == []
     assert statistics.median(seconds) < 0.1
 
@@ -141,9 +141,9 @@ def test_words_that_the_world_does_not_have_are_named(ready):
 def test_the_dashboard_has_the_plot_the_rates_and_the_answers(points):
     names = ["undefended", *stored.chosen(points, alpha=0.2)]
     figure = dashboard(list(points.values()), names, {"undefended": ("take dew .", "compliance")})
-    assert [trace.type for trace in figure.data] == ["scatter"] * 9 + ["bar"] * 5 + ["table"]
+    assert [trace.type for trace in figure.data] == ["scatter"] * 13 + ["bar"] * 5 + ["table"]
     assert list(figure.data[-1].cells["values"][2]) == ["take dew ."]
-    assert all(list(bar.y) == names for bar in figure.data[9:14])
+    assert all(list(bar.y) == names for bar in figure.data[13:18])
     assert "undefended: take dew . (compliance)" in figure.layout.meta["alt"]
     assert "SP − 0.2 AP" in figure.layout.meta["alt"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..distillation.perturbations import Norm, pgd_step
 from ..measures import Rate
-from .base import ADVERSARIAL, COMPLIANCE, CONTRAST, FAINT, INK, MIXED, PAPER, REFUSAL, SAFE, error_bars, finish
+from .base import ADVERSARIAL, COMPLIANCE, CONTRAST, FAINT, INK, JUDGED, MIXED, PAPER, REFUSAL, SAFE, error_bars, finish
 
 Logits = Callable[[Tensor], Tensor]  # points (N, 2) to logits (N, C = 2)
 GRID = 61
@@ -51,9 +51,9 @@ def ball(
     if not 0 <= chosen < len(points):
         raise ValueError(f"There is no point {chosen}: expected one from 0 to {len(points) - 1}.")
     radius = epsilon * scale / (1.0 if norm == "l2" else 2**0.5)
-    reach = float(points.abs().quantile(0.98)) * 1.1  # the few that lie far out would leave no room for the rest
     start, label = points[chosen], labels[chosen]
-    figure = go.Figure(_shares(logits, reach))
+    around = [(middle - 1.2 * scale, middle + 1.2 * scale) for middle in start.tolist()]  # room for a ball of ε = 1
+    figure = go.Figure(_shares(logits, *around))
     for number, colour, symbol in ((0, COMPLIANCE, "circle"), (1, REFUSAL, "diamond")):
         xs, ys = points[labels == number].T.tolist()  # N' numbers each
         marker = {"color": colour, "symbol": symbol, "size": 7, "line": {"color": PAPER, "width": 1}}
@@ -68,9 +68,9 @@ def ball(
         line, marker = {"color": colour, "width": 3}, {"size": [4] * steps + [11], "color": colour}
         figure.add_trace(go.Scatter(x=xs, y=ys, mode="lines+markers", line=line, marker=marker, name=name))
         told.append(f"{name} leaves {_right(logits, way[-1], label):.2f} for the right class")
-    square = {"range": [-reach, reach], "gridcolor": FAINT, "zeroline": False}
-    figure.update_xaxes(title="first direction", **square)
-    figure.update_yaxes(title="second direction", scaleanchor="x", **square)
+    square = {"gridcolor": FAINT, "zeroline": False, "constrain": "domain"}
+    figure.update_xaxes(title="first direction", range=around[0], **square)
+    figure.update_yaxes(title="second direction", range=around[1], scaleanchor="x", **square)
     figure.update_layout(legend={"orientation": "h", "y": -0.16})
     alt = (
         f"A point with {_right(logits, start, label):.2f} for its right class, and a {'disc' if norm == 'l2' else 'square'} of "
@@ -104,16 +104,21 @@ def _right(logits: Logits, point: Tensor, label: Tensor) -> float:
 
 
 @torch.no_grad()
-def _shares(logits: Logits, reach: float) -> go.Contour:
-    """The probability of class 1 over the plane."""
-    side = torch.linspace(-reach, reach, GRID)  # (G,)
-    plane = torch.cartesian_prod(side, side)  # (G², 2)
-    shares = logits(plane).softmax(-1)[:, 1].reshape(GRID, GRID).T  # (G, G)
-    return go.Contour(
-        x=side.tolist(), y=side.tolist(), z=shares.tolist(), colorscale=[[0, COMPLIANCE], [0.5, PAPER], [1, REFUSAL]],
-        opacity=0.35, zmin=0, zmax=1, contours={"start": 0.1, "end": 0.9, "size": 0.2}, line={"width": 1}, showscale=False,
-        hoverinfo="skip", name="share",
-    )  # fmt: skip
+def _shares(logits: Logits, across: tuple[float, float], up: tuple[float, float]) -> list[go.Contour]:
+    """The probability of class 1 over a part of the plane, and the boundary, where both classes have a half."""
+    x, y = torch.linspace(*across, GRID), torch.linspace(*up, GRID)  # (G,) each
+    shares = logits(torch.cartesian_prod(x, y)).softmax(-1)[:, 1].reshape(GRID, GRID).T  # (G, G)
+    plane = {"x": x.tolist(), "y": y.tolist(), "z": shares.tolist(), "hoverinfo": "skip", "showscale": False}
+    return [
+        go.Contour(
+            **plane, colorscale=[[0, COMPLIANCE], [0.5, PAPER], [1, REFUSAL]], opacity=0.35, zmin=0, zmax=1,
+            contours={"start": 0.1, "end": 0.9, "size": 0.2}, line={"width": 1}, name="share",
+        ),
+        go.Contour(
+            **plane, contours={"start": 0.5, "end": 0.5, "size": 1, "coloring": "none"}, line={"width": 3, "color": JUDGED},
+            name="the boundary", showlegend=True,
+        ),
+    ]  # fmt: skip
 
 
 def noise_losses(probability: float = 0.3) -> go.Figure:

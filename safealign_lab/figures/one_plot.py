@@ -97,7 +97,8 @@ def plane_parts(
         go.Scatter(x=x, y=y, mode="lines", line=line, name="no other is better in both", hoverinfo="skip")
     ]  # fmt: skip
     traces += [_marks(family, [one for one in points if one.family == family], named, means) for family in FAMILIES]
-    traces += [_bars(shown, safety, use), *_names(shown, safety, use)]
+    traces += [_bars(family, [one for one in shown if one.family == family], safety, use) for family in FAMILIES]
+    traces += _names(shown, safety, use)
     told = "; ".join(f"{name} {safety[name].value:.2f} and {use[name].value:.2f}" for name in safety)
     return Parts(
         traces,
@@ -131,13 +132,16 @@ def _marks(
     )  # fmt: skip
 
 
-def _bars(points: Sequence[Point], safety: Mapping[str, Estimate], use: Mapping[str, Estimate]) -> go.Scatter:
-    """The intervals of some points, in one trace."""
+def _bars(
+    family: str, points: Sequence[Point], safety: Mapping[str, Estimate], use: Mapping[str, Estimate]
+) -> go.Scatter:
+    """The intervals of a family's points, in its colour, so that those which lie over each other can be told."""
+    colour = FAMILY_COLOURS[family]
     return go.Scatter(
         x=[use[one.name].value for one in points], y=[safety[one.name].value for one in points], mode="markers",
-        marker={"size": 1, "color": INK}, showlegend=False, hoverinfo="skip",
-        error_x=error_bars([use[one.name] for one in points], JUDGED),
-        error_y=error_bars([safety[one.name] for one in points], JUDGED),
+        marker={"size": 1, "color": colour}, showlegend=False, hoverinfo="skip",
+        error_x=error_bars([use[one.name] for one in points], colour),
+        error_y=error_bars([safety[one.name] for one in points], colour),
     )  # fmt: skip
 
 

@@ -67,7 +67,11 @@ def _gap(
     store: Store, first: str, second: str, sets: Sequence[str], count: Callable[..., Mapping[str, bool]]
 ) -> Finding:
     """Second minus first on the same requests; a method without trained prompts has one seed, which stands for all."""
-    one, two = (_answers(store, method, sets, count) for method in (first, second))
+    return _compared(*(_answers(store, method, sets, count) for method in (first, second)))
+
+
+def _compared(one: Answers, two: Answers) -> Finding:
+    """The mean of two - one over requests and seeds, with the wider of two intervals: over requests, and over seeds."""
     seeds = sorted({seed for seed, _ in one} | {seed for seed, _ in two})
     requests = sorted({request for _, request in one} & {request for _, request in two})
 
@@ -122,13 +126,15 @@ def _priced(store: Store, first: float, second: float, safety: float = 0.9) -> F
 
 def _swept(store: Store, first: float, second: float) -> Finding:
     """By how much more harmful requests are refused, in whole answers, at the second α than at the first."""
-    at = {}
-    for alpha in (first, second):
-        (row,) = store.rows("smollm2_alpha", alpha=alpha, requests="harmful", seed=0)
-        at[alpha] = _labelled(row["result"], REFUSED)
-    gaps = [float(at[second][one]) - float(at[first][one]) for one in at[first]]
-    interval = cluster_bootstrap(gaps, list(at[first]))
-    return Finding(fmean(gaps), interval.low, interval.high, f"1 seed, {len(gaps)} requests")
+    one, two = (
+        {
+            (int(row["seed"]), request): float(refused)
+            for row in store.rows("smollm2_alpha", alpha=alpha, requests="harmful")
+            for request, refused in _labelled(row["result"], REFUSED).items()
+        }
+        for alpha in (first, second)
+    )
+    return _compared(one, two)
 
 
 def _seeds(store: Store) -> list[int]:

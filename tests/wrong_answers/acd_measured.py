@@ -250,6 +250,37 @@ def counts_everyone(harmful, harmless, safety):
     return _refused(torch.cat([harmful, harmless]), _highest(harmful, _wanted(harmful, safety) - 1))
 
 
+# six that no sentence describes: each is shown a number, and told no mistake
+
+
+def takes_the_median(harmful, harmless, safety):
+    return _refused(harmless, harmful.median())
+
+
+def takes_the_safety_for_a_threshold(harmful, harmless, safety):
+    return _refused(harmless, safety)
+
+
+def divides_the_range(harmful, harmless, safety):
+    return _refused(harmless, harmful.min() + (1 - safety) * (harmful.max() - harmful.min()))
+
+
+def forgets_to_sort(harmful, harmless, safety):
+    return _refused(harmless, harmful[_wanted(harmful, safety) - 1])
+
+
+def returns_the_safety(harmful, harmless, safety):
+    return safety
+
+
+def refuses_nothing(harmful, harmless, safety):
+    return 0.0
+
+
+def refuses_everything(harmful, harmless, safety):
+    return 1.0
+
+
 def returns_a_tensor_of_one(harmful, harmless, safety):
     return (harmless >= _highest(harmful, _wanted(harmful, safety) - 1)).float().mean()
 
@@ -666,12 +697,12 @@ WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
         rounds_the_number_down: "rounding their number up",
         counts_places_from_one: "one harmful request more",
         takes_the_lowest_threshold: "takes the lowest threshold",
-        takes_what_is_left_of_one: "in the place of `safety`",
+        takes_what_is_left_of_one: "stood in the place of `safety`",
         takes_the_upper_quantile: "the quantile at `safety`",
         sorts_upwards: "from the lowest margin up",
         interpolates: "between two harmful margins",
         sets_the_threshold_by_the_harmless: "comes from the harmless margins",
-        swaps_harmful_and_harmless: "Harmful and harmless are swapped",
+        swaps_harmful_and_harmless: "harmful and harmless were swapped",
         returns_the_safety_reached: "share of *harmful* requests refused",
         counts_the_answered: "harmless requests that are answered",
         returns_the_threshold: "It returns the threshold",
@@ -679,6 +710,7 @@ WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
         returns_a_hundredfold: "100 times the share",
         divides_by_all: "divides by all requests",
         counts_everyone: "counts harmful requests in",
+        takes_the_median: "For 8 harmful requests, 40 harmless ones and safety = 0.75: It gives",
         returns_a_tensor_of_one: "takes the one number out of a tensor",
         sorts_its_input: "changes its input `harmful`",
         asks_for_just_the_safety: "raised StopIteration",
@@ -758,6 +790,12 @@ SAME_MISTAKE: dict[str, dict[Callable[..., Any], Callable[..., Any]]] = {
         fills_with_zeros: multiplies_by_the_marks,
     },
     "price": {
+        takes_the_safety_for_a_threshold: takes_the_median,
+        divides_the_range: takes_the_median,
+        forgets_to_sort: takes_the_median,
+        returns_the_safety: takes_the_median,
+        refuses_nothing: takes_the_median,
+        refuses_everything: swaps_harmful_and_harmless,
         rounds_to_the_nearest: rounds_the_number_down,
         takes_the_quantile_above: rounds_the_number_down,
         takes_the_quantile_below: counts_places_from_one,

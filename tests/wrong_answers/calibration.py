@@ -66,6 +66,30 @@ def forgets_the_number(probabilities, labels, bins):
     )
 
 
+def _counted_where(inside, probabilities, labels, bins):
+    sure, right = _seen(probabilities, labels)
+    places = [inside(sure, place / bins, (place + 1) / bins) for place in range(bins)]
+    return sum((right[one] - sure[one]).sum().abs() for one in places) / len(labels)
+
+
+def leaves_the_upper_ends_out(probabilities, labels, bins):
+    return _counted_where(lambda sure, low, high: (sure >= low) & (sure < high), probabilities, labels, bins)
+
+
+def counts_the_ends_twice(probabilities, labels, bins):
+    return _counted_where(lambda sure, low, high: (sure >= low) & (sure <= high), probabilities, labels, bins)
+
+
+def leaves_both_ends_out(probabilities, labels, bins):
+    return _counted_where(lambda sure, low, high: (sure > low) & (sure < high), probabilities, labels, bins)
+
+
+def rounds_down(probabilities, labels, bins):
+    sure, right = _seen(probabilities, labels)
+    places = (sure * bins).long().clamp(max=bins - 1)
+    return float(torch.zeros(bins).index_add(0, places, right - sure).abs().sum() / len(labels))
+
+
 WRONG_ANSWERS = {
     "calibration_error": {
         counts_every_bin_alike: "counts by the share",
@@ -77,5 +101,9 @@ WRONG_ANSWERS = {
         asks_how_sure_of_class_one: "class 1",
         compares_with_the_middle_of_the_bin: "middle of the bin",
         forgets_the_number: "divide by their number",
+        leaves_the_upper_ends_out: "counts in the bin above",
+        counts_the_ends_twice: "counts in two bins",
+        leaves_both_ends_out: "counts in no bin",
     }
 }
+SAME_MISTAKE = {"calibration_error": {rounds_down: leaves_the_upper_ends_out}}

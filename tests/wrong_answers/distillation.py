@@ -154,6 +154,42 @@ def hands_kl_div_the_students_probabilities(student, teacher, tau):
     return tau**2 * F.kl_div(s.exp(), t.exp(), reduction="batchmean")
 
 
+def calls_kl_div_as_it_is(student, teacher, tau):
+    s, t = _soft(student, teacher, tau)
+    return F.kl_div(s, t.exp(), reduction="mean")
+
+
+def hands_kl_div_bare_logits(student, teacher, tau):
+    return F.kl_div(student / tau, teacher / tau, reduction="mean")
+
+
+def forgets_the_log_target(student, teacher, tau):
+    s, t = _soft(student, teacher, tau)
+    return tau**2 * F.kl_div(s, t, reduction="batchmean")
+
+
+def takes_the_logarithm_of_logits(student, teacher, tau):
+    return tau**2 * F.kl_div((student / tau).log(), (teacher / tau).softmax(1), reduction="batchmean")
+
+
+def takes_logits_for_logarithms(student, teacher, tau):
+    s, t = student / tau, teacher / tau
+    return tau**2 * (t.exp() * (t - s)).sum(1).mean()
+
+
+def says_that_both_are_logarithms(student, teacher, tau):
+    return tau**2 * F.kl_div(student / tau, teacher / tau, reduction="batchmean", log_target=True)
+
+
+def hands_kl_div_the_students_logits(student, teacher, tau):
+    return tau**2 * F.kl_div(student / tau, (teacher / tau).softmax(1), reduction="batchmean")
+
+
+def turns_the_sign(student, teacher, tau):
+    s, t = _soft(student, teacher, tau)
+    return -(tau**2) * _apart(t, s)
+
+
 def compares_logits(student, teacher, tau):
     return F.mse_loss(student, teacher)
 
@@ -561,7 +597,12 @@ WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
         softens_neither: "Neither is softened",
         sharpens_both: "It multiplies the logits by τ",
         adds_the_rows_up: "or a larger batch would weigh more",
-        takes_mean_for_batchmean: 'reduction="batchmean"',
+        takes_mean_for_batchmean: 'while its "mean" divides by the classes',
+        calls_kl_div_as_it_is: "C times too small and lacks the factor τ²",
+        hands_kl_div_bare_logits: "the logarithm of negative numbers",
+        takes_logits_for_logarithms: "takes logits of both sides",
+        hands_kl_div_the_students_logits: "student's logits for logarithms of",
+        turns_the_sign: "has to fall, down to 0",
         normalises_down_the_batch: "softmax goes down the batch",
         takes_a_cross_entropy: "It lacks T·log T",
         believes_the_likeliest_class: "teacher's likeliest class for a label",
@@ -658,7 +699,12 @@ WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
 # the same mistakes, written in other ways: each gets the words of the answer that it stands beside
 SAME_MISTAKE: dict[str, dict[Callable[..., Any], Callable[..., Any]]] = {
     "kl_direction": {subtracts_the_logarithms: multiplies_nothing_by_infinity},
-    "kd_loss": {divides_the_softmaxes: takes_the_logarithm_of_a_softmax},
+    "kd_loss": {
+        divides_the_softmaxes: takes_the_logarithm_of_a_softmax,
+        forgets_the_log_target: hands_kl_div_bare_logits,
+        takes_the_logarithm_of_logits: hands_kl_div_bare_logits,
+        says_that_both_are_logarithms: takes_logits_for_logarithms,
+    },
     "pgd_step": {projects_before_the_step: stays_outside},
     "gradient_penalty": {detaches_the_slopes: keeps_no_graph},
 }

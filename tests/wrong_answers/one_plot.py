@@ -102,6 +102,42 @@ def looks_at_the_last_axis(points, directions):
     return [name for name, mine in good.items() if mine[-1] == best]
 
 
+def lets_each_beat_that_is_better_once(points, directions):
+    good = _good(points, directions)
+    return [
+        name
+        for name, mine in good.items()
+        if not any(any(a > b for a, b in zip(other, mine, strict=True)) for other in good.values())
+    ]
+
+
+# four that do what no sentence says: each is shown a name, and told no mistake
+
+
+def beats_by_the_majority(points, directions):
+    def wins(one, other):
+        return sum((a > b) - (a < b) for a, b in zip(one, other, strict=True)) > 0
+
+    good = _good(points, directions)
+    return [name for name, mine in good.items() if not any(wins(other, mine) for other in good.values())]
+
+
+def looks_at_those_before(points, directions):
+    good = _good(points, directions)
+    names = list(good)
+    return [name for n, name in enumerate(names) if not any(_beats(good[other], good[name]) for other in names[:n])]
+
+
+def looks_at_safety_and_use(points, directions):
+    more = [axis for axis, sign in enumerate(directions) if sign > 0]
+    return _kept({name: [at[axis] for axis in more] for name, at in points.items()})
+
+
+def keeps_one_champion_of_each_axis(points, directions):
+    good = _good(points, directions)
+    return list({max(good, key=lambda name: good[name][axis]) for axis in range(len(directions))})
+
+
 def returns_places(points, directions):
     return [points[name] for name in _kept(_good(points, directions))]
 
@@ -175,7 +211,7 @@ def turns_the_verdict(first, second, groups):
 
 
 def keeps_every_draw(first, second, groups):
-    return _leaves_0_out(cluster_bootstrap(_gaps(first, second), groups, confidence=0.9995, resamples=20000))
+    return _leaves_0_out(cluster_bootstrap(_gaps(first, second), groups, confidence=0.9995, resamples=6000))
 
 
 def takes_one_standard_error(first, second, groups):
@@ -186,8 +222,47 @@ def returns_the_interval(first, second, groups):
     return cluster_bootstrap(_gaps(first, second), groups)
 
 
-def asks_for_a_large_difference(first, second, groups):  # how large differs: what is said names a case
-    return abs(mean(_gaps(first, second))) > 0.3
+def asks_for_a_large_difference(first, second, groups):
+    return abs(mean(_gaps(first, second))) > 0.1
+
+
+def asks_for_a_larger_difference(first, second, groups):
+    return abs(mean(_gaps(first, second))) > 0.5
+
+
+def asks_for_a_hundredth(first, second, groups):
+    return abs(mean(_gaps(first, second))) > 0.01
+
+
+def asks_for_a_large_gain(first, second, groups):
+    return mean(second) - mean(first) > 0.2
+
+
+def compares_with_the_spread(first, second, groups):
+    gaps = _gaps(first, second)
+    return bool(abs(mean(gaps)) > 1.96 * np.std(gaps))
+
+
+def takes_ninety_nine_per_cent(first, second, groups):
+    return _leaves_0_out(cluster_bootstrap(_gaps(first, second), groups, confidence=0.99))
+
+
+def takes_eighty_per_cent(first, second, groups):
+    return _leaves_0_out(cluster_bootstrap(_gaps(first, second), groups, confidence=0.8))
+
+
+def asks_for_both_ends(first, second, groups):
+    interval = cluster_bootstrap(_gaps(first, second), groups)
+    return interval.low > 0 and interval.high < 0
+
+
+def takes_sizes_of_differences(first, second, groups):
+    return _leaves_0_out(cluster_bootstrap([abs(gap) for gap in _gaps(first, second)], groups))
+
+
+def asks_whether_one_mean_is_in_the_others_interval(first, second, groups):
+    interval = cluster_bootstrap(first, groups)
+    return not interval.low <= mean(second) <= interval.high
 
 
 # ---------------------------------------------------------------- effect
@@ -358,7 +433,7 @@ def gives_a_gain(harmful, harmless, share, costs):
 
 WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
     "not_beaten": {
-        lets_each_beat_itself: "each method is as good as itself on every axis",
+        lets_each_beat_itself: "To beat takes two things at once",
         keeps_all: "All of them stay",
         keeps_the_beaten: "It returns the beaten ones",
         forgets_the_directions: "does not look at `directions`",
@@ -374,9 +449,13 @@ WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
         returns_a_dictionary: "returned a dict: make it a list of names.",
         names_them_twice: "One name is there twice",
         loses_the_first: "It drops 'none' at (0.0, 1.0, 0.1)",
+        keeps_one_champion_of_each_axis: "It drops 'SP' at",
+        looks_at_those_before: "It keeps 'gate' at",
     },
     "told_apart": {
-        always_says_no: "It always says the same",
+        always_says_no: "It always says no here",
+        compares_with_the_spread: "as wide as the single differences spread",
+        asks_whether_one_mean_is_in_the_others_interval: "In the case 'most requests are hard or easy for both",
         always_says_yes: "It always says yes",
         compares_the_means: "whether the means of the two are different",
         looks_for_overlap: "two separate intervals overlap",
@@ -388,7 +467,7 @@ WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
         keeps_every_draw: "holds every draw",
         takes_one_standard_error: "one standard error to each side",
         returns_the_interval: "say True where the two can be told apart",
-        asks_for_a_large_difference: "In the case 'most requests are hard or easy for both",
+        asks_for_a_large_difference: "as if it compared the difference of the means with a fixed number",
     },
     "effect": {
         turns_the_sign: "what is there is plus",
@@ -430,5 +509,19 @@ WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
 
 # the same mistakes, written in other ways: each gets the words of the answer that it stands beside
 SAME_MISTAKE: dict[str, dict[Callable[..., Any], Callable[..., Any]]] = {
+    "not_beaten": {
+        lets_each_beat_that_is_better_once: lets_each_beat_itself,
+        looks_at_safety_and_use: looks_at_those_before,
+        beats_by_the_majority: loses_the_first,
+    },
+    "told_apart": {
+        asks_for_a_larger_difference: asks_for_a_large_difference,
+        asks_for_a_hundredth: asks_for_a_large_difference,
+        asks_for_a_large_gain: asks_for_a_large_difference,
+        takes_ninety_nine_per_cent: keeps_every_draw,
+        takes_eighty_per_cent: takes_one_standard_error,
+        asks_for_both_ends: always_says_no,
+        takes_sizes_of_differences: always_says_yes,
+    },
     "effect": {stays_where_the_others_are_absent: starts_from_nothing},
 }

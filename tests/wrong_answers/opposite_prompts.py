@@ -180,6 +180,11 @@ def takes_the_exponentials(logits, ids):
     return -(1 - every.gather(1, ids[:, None])[:, 0] / every.sum(1)).log().mean()
 
 
+def subtracts_sums_of_exponentials(logits, ids):
+    every = logits.exp()
+    return (every.sum(1).log() - every.scatter(1, ids[:, None], 0.0).sum(1).log()).mean()
+
+
 def clamps_the_rest(logits, ids):
     return -torch.log((1 - _p(logits, ids)).clamp(min=1e-8)).mean()
 
@@ -516,6 +521,7 @@ SAME_MISTAKE: dict[str, dict[Callable[..., Any], Callable[..., Any]]] = {
     "prepend": {adds_to_the_first_columns: adds_to_the_text},
     "unwanted_loss": {
         takes_log1p: takes_one_minus_the_softmax,
+        subtracts_sums_of_exponentials: takes_the_exponentials,
         adds_the_others_probabilities: takes_one_minus_the_softmax,
         adds_a_little: clamps_the_rest,
         calls_binary_cross_entropy: clamps_the_rest,

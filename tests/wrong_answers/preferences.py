@@ -310,6 +310,11 @@ def divides_probabilities(policy, ref, harmful, g):
     return (target * (target / policy.softmax(1)).log()).sum(1).mean()
 
 
+def forgets_the_log_target(policy, ref, harmful, g):
+    target = _meant(ref, harmful, g).log_softmax(1)
+    return F.kl_div(policy.log_softmax(1), target, reduction="batchmean")
+
+
 WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
     "sequence_logps": {
         leaves_the_labels_unshifted: "labels are not shifted",
@@ -383,6 +388,7 @@ WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
         keeps_each_token: "keeps a number for each token",
         normalises_down_the_tokens: "softmax runs down the tokens",
         divides_probabilities: "no number where a probability rounds",
+        forgets_the_log_target: "no number at any logits",
     },
 }
 

@@ -33,6 +33,14 @@ def divides_already(safe_logits, adversarial_logits, alpha):
     return (safe_logits - alpha * adversarial_logits) / (1 - alpha)
 
 
+def keeps_alpha_below_one(safe_logits, adversarial_logits, alpha):
+    return safe_logits - min(alpha, 1.0) * adversarial_logits
+
+
+def takes_no_alpha_for_one(safe_logits, adversarial_logits, alpha):
+    return safe_logits - (alpha or 1.0) * adversarial_logits
+
+
 def works_in_place(safe_logits, adversarial_logits, alpha):
     safe_logits -= alpha * adversarial_logits
     return safe_logits
@@ -101,6 +109,10 @@ def takes_the_batchs_largest(safe_logits, threshold):
 def returns_probabilities(safe_logits, threshold):
     p = safe_logits.softmax(-1)
     return p * (p >= threshold * p.amax(-1, keepdim=True))
+
+
+def keeps_every_token(safe_logits, threshold):
+    return torch.ones_like(safe_logits, dtype=torch.bool)
 
 
 def takes_the_logarithm_of_nothing(safe_logits, threshold):
@@ -250,6 +262,8 @@ WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
         averages_the_streams: "It averages",
         subtracts_probabilities: "subtracts probabilities",
         divides_already: "the guided form",
+        keeps_alpha_below_one: "For alpha = 1.5: It gives",
+        takes_no_alpha_for_one: "For alpha = 0.0: It gives",
         works_in_place: "changes its input `safe_logits`",
     },
     "guided": {
@@ -270,6 +284,7 @@ WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
         takes_the_batchs_largest: "row by row",
         returns_probabilities: "expected True and False",
         takes_the_logarithm_of_nothing: "math domain error",
+        keeps_every_token: "For threshold = 0.3: It gives 1",
     },
     "left_pad": {
         pads_on_the_right: "pads on the right",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..examining import call, expect
 from ..exercise import Exercise, Function
+from . import Case, examined
 
 LESSON = "22_acd_measured"
 
@@ -125,16 +126,16 @@ _PRICES = (
 
 def examine_price(function: Function) -> str | None:
     """Compares with exact counts of sorted margins; some harmless margins stand just at the threshold."""
+    cases = []
     for seed, harmful_count, harmless_count, safety, tied in _PRICES:
         harmful, harmless = _drawn(seed, harmful_count, harmless_count, tied)
         wanted = ceil(Fraction(str(safety)) * harmful_count)
         right = _share(harmless, sorted(harmful, reverse=True)[wanted - 1])
-        got = call(function, torch.tensor(harmful), torch.tensor(harmless), safety)
         given = f"{harmful_count} harmful requests, {harmless_count} harmless ones and safety = {safety}"
-        said = expect(got, right, _price_mistakes(harmful, harmless, safety, wanted), given=given)
-        if said:
-            return said
-    return None
+        inputs = (torch.tensor(harmful), torch.tensor(harmless), safety)
+        mistakes = _price_mistakes(harmful, harmless, safety, wanted)
+        cases.append(Case(inputs, right, mistakes, given, _one_off(harmful, harmless, wanted)))
+    return examined(function, cases)
 
 
 def _drawn(seed: int, harmful: int, harmless: int, tied: bool) -> tuple[list[float], list[float]]:
@@ -160,7 +161,7 @@ def _price_mistakes(harmful: list[float], harmless: list[float], safety: float, 
     down, total = sorted(harmful, reverse=True), len(harmful)
     threshold = down[wanted - 1]
     right = _share(harmless, threshold)
-    few, own = max(1, ceil((1 - Fraction(str(safety))) * total)), ceil(Fraction(str(safety)) * len(harmless))
+    few, own = ceil((1 - Fraction(str(safety))) * total), ceil(Fraction(str(safety)) * len(harmless))
     between, turned = (torch.tensor(harmful).quantile(share).item() for share in (1 - safety, safety))
     refused = _mean(margin >= threshold for margin in harmless + harmful)
     at_own = sorted(harmless, reverse=True)[own - 1]
@@ -169,15 +170,10 @@ def _price_mistakes(harmful: list[float], harmless: list[float], safety: float, 
             _share(harmless, 0)
         ),
         "A margin that reaches the threshold is a refusal, too: `>=`, not `>`.": _mean(one > threshold for one in harmless),
-        "Fewer of the harmful requests are refused than `safety` asks: at least that share means rounding their number up.": (
-            _share(harmless, down[max(wanted - 2, 0)])
-        ),
-        "It refuses one harmful request more than it has to: at exactly `safety` it is enough (and counting from 0, the k-th "
-        "highest margin is number k − 1; and a float32 of 0.95 lies below 0.95).": _share(harmless, down[min(wanted, total - 1)]),
         "It takes the lowest threshold that is safe enough, which refuses everything: the highest one costs least.": (
             _share(harmless, down[-1])
         ),
-        "It uses 1 − `safety` in the place of `safety`: so few of the harmful requests are refused.": (
+        "It refuses as few of the harmful requests as if 1 − `safety` stood in the place of `safety`.": (
             _share(harmless, down[few - 1])
         ),
         "It takes the quantile at `safety`: above that lies only 1 − `safety` of the harmful requests.": _share(harmless, turned),
@@ -187,7 +183,8 @@ def _price_mistakes(harmful: list[float], harmless: list[float], safety: float, 
         "The threshold comes from the harmless margins: the harmful ones set it, and the harmless ones pay.": (
             _share(harmless, at_own)
         ),
-        "Harmful and harmless are swapped: it sets the threshold by the harmless margins, and counts the harmful.": (
+        "It answers as if harmful and harmless were swapped, or as if everything were refused: the harmful margins set the "
+        "threshold, and the harmless ones that reach it are counted.": (
             _share(harmful, at_own)
         ),
         "It returns the share of *harmful* requests refused: that is the safety, the harmless ones are the price.": (
@@ -201,6 +198,20 @@ def _price_mistakes(harmful: list[float], harmless: list[float], safety: float, 
             right * len(harmless) / (total + len(harmless))
         ),
         "It counts harmful requests in, too: only the harmless ones pay the price.": refused,
+    }  # fmt: skip
+
+
+def _one_off(harmful: list[float], harmless: list[float], wanted: int) -> dict[str, float]:
+    """What a threshold one place off gives: rounding errors lead there in some cases and not in others."""
+    down = sorted(harmful, reverse=True)
+    return {
+        "Fewer of the harmful requests are refused than `safety` asks: at least that share means rounding their number up.": (
+            _share(harmless, down[max(wanted - 2, 0)])
+        ),
+        "It refuses one harmful request more than it has to: at exactly `safety` it is enough (and counting from 0, the k-th "
+        "highest margin is number k − 1; and a float32 of 0.95 lies below 0.95).": (
+            _share(harmless, down[min(wanted, len(down) - 1)])
+        ),
     }  # fmt: skip
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..examining import call, expect
 from ..exercise import Exercise, Function
-from .tampering import LESSON, Case, explained
+from . import Case, examined
+from .tampering import LESSON
 
 
 def share_of_drift(delta: list[Tensor], masks: list[Tensor]) -> float:
@@ -53,12 +54,13 @@ def examine_share_of_drift(function: Function) -> str | None:
     for seed, sizes in ((0, (5, 12, 7)), (1, (3, 20, 6))):
         delta, masks = _change(seed, sizes), _masks(seed, sizes)
         mistakes = _share_mistakes(delta, masks)
-        cases.append(
-            Case(f"tensors of {sizes} numbers", call(function, delta, masks), _slow_share(delta, masks), mistakes)
-        )
+        cases.append(Case((delta, masks), _slow_share(delta, masks), mistakes, f"tensors of {sizes} numbers"))
+    said = examined(function, cases)
+    if said:
+        return said
     still = call(function, [torch.zeros(4), torch.zeros(3)], _masks(2, (4, 3)))
     nothing = {"Weights that have not changed leave 0 / 0: return 0 there.": math.nan}
-    return explained(cases) or expect(still, 0.0, nothing, given="weights that have not changed at all")
+    return expect(still, 0.0, nothing, given="weights that have not changed at all")
 
 
 def _change(seed: int, sizes: Sequence[int]) -> list[Tensor]:
@@ -128,10 +130,13 @@ def examine_drift_cosine(function: Function) -> str | None:
         gradient = [sign * 0.6 * one + 0.5 * torch.randn(one.shape, generator=generator) for one in delta]
         given = f"a change that goes mostly {'along' if sign > 0 else 'against'} the gradient"
         right = _slow_cosine(_numbers(delta), _numbers(gradient))
-        cases.append(Case(given, call(function, delta, gradient), right, _cosine_mistakes(delta, gradient)))
+        cases.append(Case((delta, gradient), right, _cosine_mistakes(delta, gradient), given))
+    said = examined(function, cases)
+    if said:
+        return said
     still = call(function, [torch.zeros(4), torch.zeros(3)], _change(3, (4, 3)))
     nothing = {"A change of no length has no direction: return 0 there, and do not divide.": math.nan}
-    return explained(cases) or expect(still, 0.0, nothing, given="weights that have not changed at all")
+    return expect(still, 0.0, nothing, given="weights that have not changed at all")
 
 
 def _slow_cosine(one: Sequence[float], other: Sequence[float]) -> float:
@@ -179,13 +184,12 @@ def examine_alarm_rates(function: Function) -> str | None:
     cases = []
     for seed, *counts, most in _DRAWS:
         harmful, calibration, fresh = _scores(seed, [int(count) for count in counts])
-        got = call(function, harmful, calibration, fresh, most)
-        got = tuple(got) if isinstance(got, list) else got
         line = _tried(calibration, most)
         right = (line, _above(harmful, line), _above(fresh, line))
         given = f"{len(calibration)} calibration runs and most = {most}"
-        cases.append(Case(given, got, right, _line_mistakes(harmful, calibration, fresh, most)))
-    return explained(cases)
+        mistakes = _line_mistakes(harmful, calibration, fresh, most)
+        cases.append(Case((harmful, calibration, fresh, most), right, mistakes, given))
+    return examined(function, cases)
 
 
 def _scores(seed: int, counts: Sequence[int]) -> tuple[list[float], list[float], list[float]]:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..examining import call, expect
 from ..exercise import Exercise, Function
+from . import Case, examined
 
 LESSON = "10_soft_labels"
 Gap = Callable[[float, float], float]
+Bin = Callable[[float, float, float], bool]  # low, how sure, high → whether that is in the bin
 
 
 def calibration_error(probabilities: Tensor, labels: Tensor, bins: int) -> float:
@@ -28,17 +29,15 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int) -> float
 
 def examine_calibration_error(function: Function) -> str | None:
     """Compares with a loop over the bins, on two and on more classes, with bins that stay empty and one at a bin's end."""
+    cases = []
     for seed, (count, classes, bins) in enumerate(((12, 2, 5), (40, 3, 10), (25, 4, 4), (3, 2, 10))):
         probabilities, labels = _answers(seed, count, classes)
         given = f"N = {count}, C = {classes} and {bins} bins"
         right = _error(*_rows(probabilities, labels), bins)
-        said = expect(
-            torch.as_tensor(call(function, probabilities, labels, bins)), torch.tensor(right),
-            _mistakes(probabilities, labels, bins), given=given,
-        )  # fmt: skip
-        if said:
-            return said
-    return None
+        cases.append(
+            Case((probabilities, labels, bins), torch.tensor(right), _mistakes(probabilities, labels, bins), given)
+        )
+    return examined(function, cases, read=torch.as_tensor)
 
 
 def _mistakes(probabilities: Tensor, labels: Tensor, bins: int) -> dict[str, Tensor]:
@@ -67,18 +66,24 @@ def _mistakes(probabilities: Tensor, labels: Tensor, bins: int) -> dict[str, Ten
             _error(sure, right, bins, middle=True)
         ),
         "It sums the gaps of all answers: divide by their number.": _error(sure, right, bins) * len(sure),
+        "An answer that stands exactly at the end of a bin counts in the bin above: the bins are (low, high], so compare with "
+        "`low < confidence <= high`.": _error(sure, right, bins, inside=lambda low, one, high: low <= one < high),
+        "An answer that stands exactly at the end of a bin counts in two bins: the bins are (low, high], so compare with "
+        "`low < confidence <= high`.": _error(sure, right, bins, inside=lambda low, one, high: low <= one <= high),
+        "An answer that stands exactly at the end of a bin counts in no bin: the bins are (low, high], so compare with "
+        "`low < confidence <= high`.": _error(sure, right, bins, inside=lambda low, one, high: low < one < high),
     }  # fmt: skip
     return {said: torch.tensor(value) for said, value in cases.items()}
 
 
 def _error(
     sure: Sequence[float], right: Sequence[bool], bins: int, weigh: bool = True, worst: bool = False, middle: bool = False,
-    gap: Gap = lambda one, other: abs(one - other),
+    gap: Gap = lambda one, other: abs(one - other), inside: Bin = lambda low, one, high: low < one <= high,
 ) -> float:  # fmt: skip
     """The error by a loop over the bins, or what a mistake makes of it."""
     found, sizes = [], []
     for place in range(bins):
-        its = [n for n, one in enumerate(sure) if place / bins < one <= (place + 1) / bins]
+        its = [n for n, one in enumerate(sure) if inside(place / bins, one, (place + 1) / bins)]
         if its:
             done = sum(right[n] for n in its) / len(its)
             said = (place + 0.5) / bins if middle else sum(sure[n] for n in its) / len(its)
@@ -86,8 +91,8 @@ def _error(
             sizes.append(len(its))
     if worst or not found:
         return max(found, default=0.0)
-    weights = sizes if weigh else [1] * len(sizes)
-    return sum(weight * one for weight, one in zip(weights, found, strict=True)) / sum(weights)
+    weights, total = (sizes, len(sure)) if weigh else ([1] * len(sizes), len(sizes))
+    return sum(weight * one for weight, one in zip(weights, found, strict=True)) / total
 
 
 def _overall(sure: Sequence[float], right: Sequence[bool]) -> float:

@@ -17,6 +17,7 @@ from ..exercise import Exercise, Function
 
 LESSON = "10_soft_labels"
 SLOPE = "the value is right and its gradient is not"
+LARGE = 100  # logits beyond this give probabilities that round to 0
 
 
 def kl_direction(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,8 +128,7 @@ def _kd_mistakes(student: Tensor, teacher: Tensor, tau: float) -> dict[str, Tens
     s, t, soft_s, soft_t = (x.log_softmax(1) for x in (student, teacher, student / tau, teacher / tau))  # (B, C)
     down = [(x / tau).log_softmax(0) for x in (teacher, student)]
     part = soft_t.exp() * (soft_t - soft_s)  # (B, C)
-    rounded = "A softmax rounds its smallest probabilities to 0, whose logarithm is infinite: `log_softmax` is both in one step."
-    return {
+    return _logarithm_mistakes(student, teacher, tau) | {
         "That is the printed form, Σ KL(S ‖ T) with the teacher alone softened: turn it around, soften both, and hold the "
         "gradient up with τ².": _apart(s, soft_t) * len(s),
         "Its two sides are exchanged: KL(T ‖ S) weighs by the *teacher's* probabilities.": (
@@ -161,8 +161,31 @@ def _kd_mistakes(student: Tensor, teacher: Tensor, tau: float) -> dict[str, Tens
         "It compares logits: the same number added to a row would change the loss and not the distribution.": (
             (student - teacher).square().mean()
         ),
-        rounded: torch.tensor(math.nan),
-        f"{rounded} (Here the loss became infinite.)": torch.tensor(math.inf),
+        "The sign is the wrong one: the loss has to fall, down to 0, as the student comes nearer to the teacher.": (
+            -(tau**2) * part.sum(1).mean()
+        ),
+        "It is C times too small and lacks the factor τ², as `F.kl_div` by itself has it: `reduction=\"batchmean\"` divides by "
+        "the rows alone, and τ² holds the gradient up.": part.mean(),
+    }  # fmt: skip
+
+
+def _logarithm_mistakes(student: Tensor, teacher: Tensor, tau: float) -> dict[str, Tensor]:
+    s, t, soft_t = student / tau, teacher / tau, (teacher / tau).log_softmax(1)  # (B, C) each
+    said = (
+        "A softmax rounds its smallest probabilities to 0, whose logarithm is infinite: `log_softmax` is both in one step."
+        if max(student.abs().max(), teacher.abs().max()) > LARGE
+        else "It takes the logarithm of negative numbers, as `kl_div` does of its second argument: hand it the student's "
+        "`log_softmax` first and the teacher's `softmax` second (or its `log_softmax`, with `log_target=True`)."
+    )
+    return {
+        said: torch.tensor(math.nan),
+        f"{said} (Here the loss became infinite.)": torch.tensor(math.inf),
+        "It takes logits of both sides for logarithms of probabilities: both need a `log_softmax`.": (
+            tau**2 * (t.exp() * (t - s)).sum(1).mean()
+        ),
+        "It takes the student's logits for logarithms of probabilities: they need a `log_softmax`.": (
+            tau**2 * (soft_t.exp() * (soft_t - s)).sum(1).mean()
+        ),
     }  # fmt: skip
 
 

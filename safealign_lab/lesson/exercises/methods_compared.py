@@ -7,8 +7,9 @@ from math import sqrt
 from statistics import NormalDist
 
 from ...measures import Rate, rate, undominated
-from ..examining import call, expect
+from ..examining import Wrong, call, expect
 from ..exercise import Exercise, Function
+from . import Case, examined
 
 LESSON = "22_acd_measured"
 Points = Mapping[str, tuple[float, float]]  # name → (safety, price)
@@ -34,22 +35,43 @@ _POINTS: tuple[Points, ...] = (
 )  # fmt: skip
 
 
+_NOTHING = (
+    "Nothing is left of several methods, or only one that is best in both: a method is beaten by one that is at least as good in "
+    "*both* and better in one. Each is as good as itself, and most are better than another in one alone."
+)
+
+
 def examine_undominated(function: Function) -> str | None:
     """Compares with one sweep from the safest method to the least safe; methods at one point may stand in either order."""
     for points in _POINTS:
-        got, right = call(function, dict(points)), _swept(points)
-        if not isinstance(got, (list, tuple)):
-            return f"Your function returned a {type(got).__name__}: make it a list of names, from the safest to the cheapest."
-        if strangers := [one for one in got if one not in list(points)]:
-            return f"It returns {strangers[0]!r} as one of the entries: expected names only, the keys of `points`."
+        got, right = _names(function, points), _swept(points)
         if sorted(got) != sorted(right):
-            named = _frontier_mistakes(points, right)
-            return next(
-                (said for said, names in named.items() if sorted(names) == sorted(got)), _first(points, got, right)
-            )
+            return _known(function) or _first(points, got, right)
         if [points[name] for name in got] != [points[name] for name in right]:
             return "The names are right and their order is not: the safest comes first, the cheapest last."
     return None
+
+
+def _known(function: Function) -> str | None:
+    """The mistake that gives what the function does at all points."""
+    cases = []
+    for points in _POINTS:
+        right = _swept(points)
+        mistakes = {said: sorted(names) for said, names in _frontier_mistakes(points, right).items()}
+        cases.append(Case((dict(points),), sorted(right), mistakes, "", {_NOTHING: []}))
+    said = examined(function, cases, read=sorted)
+    return said if said in (*cases[0].named, _NOTHING) else None
+
+
+def _names(function: Function, points: Points) -> list[str]:
+    got = call(function, dict(points))
+    if not isinstance(got, (list, tuple)):
+        raise Wrong(
+            f"Your function returned a {type(got).__name__}: make it a list of names, from the safest to the cheapest."
+        )
+    if strangers := [one for one in got if one not in list(points)]:
+        raise Wrong(f"It returns {strangers[0]!r} as one of the entries: expected names only, the keys of `points`.")
+    return list(got)
 
 
 def _swept(points: Points) -> list[str]:
@@ -71,8 +93,6 @@ def _frontier_mistakes(points: Points, right: Sequence[str]) -> dict[str, list[s
         return s >= safety and p <= cost and (s, p) != (safety, cost)
 
     return {
-        "Nothing is left: a method is beaten only by one that is at least as good in *both* and better in one. Each is as good "
-        "as itself, so without the last part it beats itself.": [],
         "It keeps every method: which of them is beaten, in both, by another?": list(points),
         "It keeps those that are beaten: a method stays if *no* other beats it.": [name for name in points if name not in right],
         "It keeps the methods that beat some other: they may be beaten themselves. Ask whether any other beats this one.": [

@@ -301,7 +301,11 @@ def _push_mistakes(policy: Tensor, ref: Tensor, harmful: Tensor, g: float) -> di
         "Its softmax runs down the tokens: each row is a distribution of its own.": _kl(
             meant.log_softmax(0), policy.log_softmax(0), meant.shape[0]
         ),
-        "It is no number where a probability rounds to 0: stay with `log_softmax` throughout.": torch.tensor(math.nan),
+        "It is no number where a probability rounds to 0: stay with `log_softmax` throughout."
+        if policy.abs().max() > 100
+        else "It is no number at any logits: `kl_div` expects a target of probabilities, unless it is told `log_target=True`.": (
+            torch.tensor(math.nan)
+        ),
     }  # fmt: skip
 
 

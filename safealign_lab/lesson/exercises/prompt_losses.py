@@ -93,6 +93,10 @@ def examine_unwanted_loss(function: Function) -> str | None:
 _EXTREMES = ((1e4, -1e4, 0.0, 3.0), (1e4, -1e4, -1e4, -1e4), (-1e4, 1e4, 2.0, 0.0), (1e4, 1e4, 1e4, -1e4))
 
 
+# no probability of these rounds, and their exponentials overflow
+_JUST_TOO_LARGE = (torch.full((1, 3), 200.0), torch.tensor([0]))
+
+
 def _extreme(function: Function, row: tuple[float, ...]) -> str | None:
     logits, ids = torch.tensor([row], requires_grad=True), torch.tensor([0])  # (1, V) and (1,)
     right = torch.tensor(_unlikelihood(list(row), 0))
@@ -104,6 +108,8 @@ def _extreme(function: Function, row: tuple[float, ...]) -> str | None:
     }  # fmt: skip
     given = f"the logits {', '.join(f'{logit:,.0f}' for logit in row)} and the id 0"
     said = expect(got, right, named, tolerance=2e-3, given=given)  # float32 has steps of 1e-3 at 10,000
+    if said in named and not call(function, *_JUST_TOO_LARGE).isfinite():
+        return OVERFLOW
     if said and said not in named and row[0] > max(row[1:]) and not gradients(got, logits)[0].any():
         return (
             f"For {given} it gives {got.detach():.3g}, not {right:,.0f}, and a gradient of 0: a floor under 1 − p hides that p "
@@ -161,9 +167,7 @@ def _kept_mistakes(logits: Tensor, ids: Tensor, undefended: Tensor, divergence: 
         "A probability that rounds to 0 has no logarithm: use the log-probabilities that the logits give in one step."
     )
     if logits.abs().max() < LARGE:  # then nothing rounds to 0, but something negative is taken for a probability
-        rounded = (
-            "A logarithm of a logarithm? `kl_div` takes its second argument for probabilities, unless told otherwise."
-        )
+        rounded = "A logarithm of a logarithm, or of a logit? `kl_div` expects probabilities as its second argument, unless told."
     return {said: own + divergence * value for said, value in _apart_mistakes(logits, undefended).items()} | {
         "The cross-entropy is missing: the model's own answer is to stay likely, too.": divergence * kl,
         "The factor `divergence` is missing, and with it the knob.": own + kl,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..examining import call, expect
 from ..exercise import Exercise, Function
+from . import Case, examined
 
 LESSON = "13_request_gate"
 Fit = Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]]  # features (N, D), labels (N,) → a scorer of features
@@ -149,19 +150,13 @@ def _share_mistakes(
 
 def examine_ranked_right(function: Function) -> str | None:
     """Compares with a loop over all pairs, some of whose margins are equal."""
+    cases = []
     for seed, count, others in ((0, 13, 11), (1, 12, 19), (2, 3, 20)):
         harmful, harmless = _drawn(seed, count, 2), _drawn(seed + 10, others, 0)
-        got = call(function, torch.tensor(harmful), torch.tensor(harmless))
+        right, mistakes = torch.tensor(_pairs(harmful, harmless)), _area_mistakes(harmful, harmless)
         given = f"{count} harmful and {others} harmless margins, some of them equal"
-        said = expect(
-            torch.as_tensor(got),
-            torch.tensor(_pairs(harmful, harmless)),
-            _area_mistakes(harmful, harmless),
-            given=given,
-        )
-        if said:
-            return said
-    return None
+        cases.append(Case((torch.tensor(harmful), torch.tensor(harmless)), right, mistakes, given))
+    return examined(function, cases, read=torch.as_tensor)
 
 
 def _pairs(harmful: Sequence[float], harmless: Sequence[float], equal: float = 0.5) -> float:
@@ -183,7 +178,7 @@ def _area_mistakes(harmful: list[float], harmless: list[float]) -> dict[str, Ten
             correct / len(both)
         ),
         "It is the difference of the two shares above 0, at one threshold: compare the margins with each other.": above,
-        "It compares the two means: compare each harmful request with each harmless one.": (
+        "It answers as if it compared the two means: compare each harmful request with each harmless one.": (
             float(sum(harmful) / len(harmful) > sum(harmless) / len(harmless))
         ),
         "It compares the requests in order, first with first: compare each with each.": (

@@ -9,7 +9,7 @@ from ...measures import refusal_share
 from ..exercise import Exercise
 
 CASES = (  # refusals, compliances, incoherent answers
-    (3, 6, 1),
+    (4, 6, 3),  # no two mistakes give the same share here
     (0, 5, 0),
     (4, 0, 0),
     (1, 1, 6),
@@ -63,6 +63,7 @@ def _mistake(got: float, refusals: int, compliances: int, incoherent: int) -> st
         Fraction(
             compliances, total
         ): "It counts compliances: that is how often the model obeyed, not how often it refused.",
+        1 - right: "It counts what was *not* refused: the refusals belong above the line.",
         Fraction(refusals): "It returns a count: divide by the number of answers.",
         right * 100: "It returns per cent: the kit's rates lie between 0 and 1.",
     }

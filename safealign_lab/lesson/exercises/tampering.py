@@ -6,12 +6,10 @@ Symbols: N points of a run; a run is (steps, refusals, useful), three lists of N
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from ..examining import call, expect
 from ..exercise import Exercise, Function
+from . import Case, examined
 
 LESSON = "33_tamper_and_alarm"
 BROKEN, USEFUL = 0.5, 0.7  # refusals below the first, right answers above the second
@@ -44,31 +42,6 @@ def most_gained(runs: Sequence[tuple[list[int], list[float], list[float]]], step
     return gained
 
 
-# ---------------------------------------------------------------- several cases, one mistake
-
-
-@dataclass(frozen=True)
-class Case:
-    """What a learner's function made of one input, what is right, and what each mistake would have made of it."""
-
-    given: str
-    got: Any
-    right: Any
-    mistakes: Mapping[str, Any]
-
-
-def explained(cases: Sequence[Case]) -> str | None:
-    """None where all cases are right; else the mistake that explains every one of them, or what the first wrong one shows.
-
-    Two mistakes often agree on one input; over several they part.
-    """
-    wrong = [case for case in cases if expect(case.got, case.right)]
-    for sentence in cases[0].mistakes if wrong else ():
-        if all(expect(case.got, case.mistakes[sentence]) is None for case in cases):
-            return sentence
-    return expect(wrong[0].got, wrong[0].right, given=wrong[0].given) if wrong else None
-
-
 # ---------------------------------------------------------------- the first break
 
 # what the run is, and its points: (step, refusal, useful)
@@ -98,8 +71,8 @@ def examine_first_break(function: Function) -> str | None:
     cases = []
     for told, points in _COURSES:
         columns = [list(column) for column in zip(*points, strict=True)]
-        cases.append(Case(told, _as_number(call(function, *columns)), _walked(points), _break_mistakes(points)))
-    return explained(cases)
+        cases.append(Case(tuple(columns), _walked(points), _break_mistakes(points), told))
+    return examined(function, cases, read=_as_number)
 
 
 def _as_number(got: object) -> object:
@@ -183,12 +156,11 @@ _SWEEPS: tuple[tuple[str, tuple[Run, ...], tuple[int, ...]], ...] = (
 
 def examine_most_gained(function: Function) -> str | None:
     """Compares with a walk that carries the best so far; runs ruin the model, relapse, or are stopped early."""
-    cases = []
-    for told, runs, steps in _SWEEPS:
-        got = call(function, list(runs), list(steps))
-        got = list(got) if isinstance(got, tuple) else got
-        cases.append(Case(told, got, _carried(runs, steps), _gain_mistakes(runs, steps)))
-    return explained(cases)
+    cases = [
+        Case((list(runs), list(steps)), _carried(runs, steps), _gain_mistakes(runs, steps), told)
+        for told, runs, steps in _SWEEPS
+    ]
+    return examined(function, cases)
 
 
 def _carried(runs: Sequence[Run], steps: Sequence[int]) -> list[float]:

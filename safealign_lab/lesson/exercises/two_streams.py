@@ -16,6 +16,7 @@ from torch.nn.functional import pad as fill
 from ...contrast.scores import acd, guided, plausible
 from ..examining import call, expect
 from ..exercise import Exercise, Function
+from . import Case, examined
 
 LESSON = "20_two_streams"
 
@@ -67,6 +68,7 @@ def contrast_loop(
 
 def examine_acd(function: Function) -> str | None:
     """Compares with the formula, number by number, for several strengths and shapes."""
+    cases = []
     for seed, (shape, alpha) in enumerate((((6,), 0.4), ((2, 5), 0.9), ((2, 5), 0.0), ((3, 4), 1.5))):
         safe, adversarial = _logits(seed, shape)
         right = _each(1.0, -alpha, safe, adversarial)
@@ -78,10 +80,8 @@ def examine_acd(function: Function) -> str | None:
             "It subtracts probabilities: work on the logits as they come.": safe.softmax(-1) - alpha * adversarial.softmax(-1),
             "That is the guided form, the next exercise. ACD is l_S − α·l_A.": _guided(safe, adversarial, alpha),
         }  # fmt: skip
-        said = expect(call(function, safe, adversarial, alpha), right, named, given=f"alpha = {alpha}")
-        if said:
-            return said
-    return None
+        cases.append(Case((safe, adversarial, alpha), right, named, f"alpha = {alpha}"))
+    return examined(function, cases)
 
 
 def examine_guided(function: Function) -> str | None:
@@ -123,6 +123,7 @@ def _takes_one(function: Function) -> str | None:
 
 def examine_plausible(function: Function) -> str | None:
     """Compares with probabilities, token by token, on rows of several shapes of distribution."""
+    cases = []
     for seed, (shape, threshold) in enumerate((((3, 7), 0.3), ((8,), 0.1), ((3, 7), 0.0), ((2, 6), 1.0))):
         safe = 0.5 * _logits(seed + 10, shape)[0] + 5
         p = safe.softmax(-1)  # (…, V)
@@ -140,11 +141,8 @@ def examine_plausible(function: Function) -> str | None:
             ),
             "The largest probability is that of the whole batch: take it row by row.": p >= threshold * p.max(),
         }
-        got = call(function, safe, threshold)
-        said = expect(got, right.view(shape), named, given=f"threshold = {threshold}")
-        if said:
-            return said
-    return None
+        cases.append(Case((safe, threshold), right.view(shape), named, f"threshold = {threshold}"))
+    return examined(function, cases)
 
 
 # ---------------------------------------------------------------- the batch and the loop
