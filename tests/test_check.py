@@ -453,7 +453,7 @@ def test_in_a_real_notebook_everything_is_shown_and_the_next_cell_runs(tmp_path,
     NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     shown = ["\n".join(map(str, cell.outputs)) for cell in notebook.cells]
     assert "application/vnd.jupyter.widget-view+json" in shown[1]
-    assert "looking at 10" in shown[2]
+    assert "looking at 13" in shown[2]
     assert "did not come to an end within 2 seconds" in shown[2]
     assert "once more" in shown[3]
     assert "and this" in shown[3]

@@ -76,7 +76,11 @@ def dashboard(
         raise ValueError(f"There is no method {missing[0]!r} to choose: expected some of {', '.join(by_name)}.")
     views = (plane_parts(points, chosen), rates_parts([by_name[name] for name in chosen or front(points)]))
     figure = make_subplots(
-        rows=3, cols=1, row_heights=[0.42, 0.29, 0.29], vertical_spacing=0.1, specs=[[{}], [{}], [{"type": "table"}]]
+        rows=3,
+        cols=1,
+        row_heights=[0.375, 0.265, 0.36],
+        vertical_spacing=0.125,
+        specs=[[{}], [{}], [{"type": "table"}]],
     )
     for row, parts in enumerate(views, start=1):
         figure.add_traces(
@@ -97,7 +101,7 @@ def dashboard(
         )  # fmt: skip
     there = {name: one for name, one in (answers or {}).items() if one[1]}
     alt = " ".join([*(parts.alt for parts in views), *([note] if note else []), *([_told(there)] if there else [])])
-    return finish(figure, alt, height=1120, margin={"l": 60, "r": 20, "t": 60, "b": 20})
+    return finish(figure, alt, height=1300, margin={"l": 60, "r": 20, "t": 60, "b": 20})
 
 
 def spoken(answers: Answers) -> go.Figure:
@@ -120,6 +124,6 @@ def _table(answers: Answers) -> go.Table:
     inks = [LABEL_INKS.get(label, INK) for label in labels]
     return go.Table(
         columnwidth=[1.15, 1.1, 4.2], header={"values": ["method", "label", "answer"], "align": "left", "fill_color": FAINT},
-        cells={"values": [names, labels, texts], "align": "left", "height": 26, "fill_color": "white",
+        cells={"values": [names, labels, texts], "align": "left", "height": 36, "fill_color": "white",
                "font": {"color": [[INK] * len(names), inks, [INK] * len(names)], "size": 12}},
     )  # fmt: skip
