@@ -240,7 +240,7 @@ def test_the_first_phase_equals_a_slow_loop_with_every_push(refusing, name):
     (bad,) = of.drawn()
     away = slow_push(of.student, bad, slow)
     assert terms["push"].item() == pytest.approx(away.item(), rel=1e-5)
-    assert away > 0.04
+    assert away > (0.04 if name == "unlikelihood" else 0.05)
     assert_same(terms["loss"], 0.65 * slow_refusal(of.student, bad, settings) + 0.35 * away, of.student)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from ..contrast.real_stress import ATTACKED
@@ -23,11 +24,9 @@ REQUESTS: dict[str, dict[str, tuple[str, ...]]] = {  # by whose requests they ar
     "others": {"harmful": ("jailbreakbench", "rho-twins/harmful"), "borderline": ("rho-borderline",),
                "benign": ("rho-twins/benign",)},
 }  # fmt: skip
-METHODS = {
-    "smollm2_written": "method",
-    "smollm2_methods": "method",
-    "smollm2_defended": "defence",
-}  # what each calls a method
+METHODS = {  # study → what it calls a method
+    "smollm2_written": "method", "smollm2_methods": "method", "smollm2_defended": "defence"
+}  # fmt: skip
 AS_ASKED = VIEWS[0]
 REWORDED = {  # study → what it calls a method, and a wording; None = swapped words throughout
     "smollm2_attacked": ("method", "wrapper"), "smollm2_slipped": ("method", None),
@@ -49,9 +48,19 @@ def points(whose: str = "own", shift: float = 0.0) -> dict[str, Point]:
     """
     if whose not in REQUESTS:
         raise ValueError(f"There are no requests of {whose!r}: expected one of {', '.join(REQUESTS)}.")
-    sets = {name for names in REQUESTS[whose].values() for name in names}
-    found = _methods((name, row) for name, row in _asked(AS_ASKED) if row["settings"]["requests"] in sets)
+    sets, found = _sets(whose), _as_asked(whose)
     return found | _gates(found[UNDEFENDED], _stopped(sets, shift), shift)
+
+
+def _sets(whose: str) -> set[str]:
+    return {name for names in REQUESTS[whose].values() for name in names}
+
+
+@cache
+def _as_asked(whose: str) -> dict[str, Point]:
+    """Kept, since a slider that moves a threshold leaves the methods as they were."""
+    sets = _sets(whose)
+    return _methods((name, row) for name, row in _asked(AS_ASKED) if row["settings"]["requests"] in sets)
 
 
 def reworded(wording: str = AS_ASKED) -> dict[str, Point]:
