@@ -5,6 +5,8 @@
 - links: a link to a file or a heading leads somewhere. parses: code is plain Python, so that tests can read it.
 - hidden: nothing hides an error: bare or broad `except`, `suppress(Exception)`, `%%capture`, a cell that may raise,
   warnings ignored without saying which.
+- folded: a cell whose code is folded is so in JupyterLab and in Colab, says in a title what it does, and holds nothing that the
+  learner writes or answers.
 - opening: title, Colab link to this very file, what to know first, three to five goals, planned minutes, times per tier.
 - start: `lesson.start("<the file's name>")`, once.
 - predictions: each has an id of its own, and no answer yet; a measurement follows its prediction, and of those asked
@@ -35,6 +37,7 @@ from safealign_lab.lesson.start import TIERS
 
 Found = Iterator[tuple[str, str]]  # where, and what is wrong there
 
+LEARNERS = re.compile(r"NotImplementedError|lesson\.(?:check|predict|start|hint|solution)\(")
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)|^ *\[(?!\^)[^]\n]+\]:\s*(\S+)|(?:src|href)=[\"']([^\"']+)", re.M)
 MACHINE = re.compile(
     r"(?<![\w.~/:])/(?:home|Users|root|tmp|var|opt|usr|etc|mnt|media|content|srv|kaggle)\b"
@@ -109,6 +112,26 @@ def hidden(page: Page) -> Found:
         tags = {"raises-exception"}.intersection(page.notebook.cells[cell.number].metadata.get("tags", []))
         for said in (*filter(None, map(_hiding, ast.walk(cell.tree))), *CAPTURE.findall(cell.source), *tags):
             yield cell.where, f"{said} hides errors; let them be seen, or name the one that is expected"
+
+
+def folded(page: Page) -> Found:
+    for cell in page.code:
+        said = page.notebook.cells[cell.number].metadata
+        ways = said.get("jupyter", {}).get("source_hidden", False), said.get("cellView") == "form"
+        if not any(ways):
+            continue
+        if not all(ways):
+            yield (
+                cell.where,
+                "it is folded in one of JupyterLab and Colab; set jupyter.source_hidden and cellView 'form'",
+            )
+        if not re.match(r"# @title \w", cell.source):
+            yield (
+                cell.where,
+                "its code is folded, and nobody sees what it does; begin it with '# @title' and a few words",
+            )
+        if found := LEARNERS.search(cell.source):
+            yield cell.where, f"{found[0]!r} is the learner's to read, and is folded; leave this cell open"
 
 
 def _hiding(node: ast.AST) -> str:
@@ -263,5 +286,5 @@ def numbers(page: Page) -> Found:
 
 
 RULES = (
-    stripped, widgets, paths, links, parses, hidden, opening, start, predictions, exercise, ending, numbers,
+    stripped, widgets, paths, links, parses, hidden, folded, opening, start, predictions, exercise, ending, numbers,
 )  # fmt: skip

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from learners import named
-from wrong_answers import SAME_MISTAKE, WRONG_ANSWERS
+from wrong_answers import OTHER_MISTAKE, SAME_MISTAKE, WRONG_ANSWERS
 
 from safealign_lab.lesson import check, hint
 from safealign_lab.lesson.exercise import exercises, find, verdict
@@ -14,6 +14,7 @@ from safealign_lab.lesson.exercise import exercises, find, verdict
 EXERCISES = exercises()
 PAIRS = [(name, wrong, words) for name, answers in WRONG_ANSWERS.items() for wrong, words in answers.items()]
 TWICE = [(name, other, wrong) for name, others in SAME_MISTAKE.items() for other, wrong in others.items()]
+OTHERS = [(name, other, wrong) for name, others in OTHER_MISTAKE.items() for other, wrong in others.items()]
 
 
 def test_every_exercise_has_its_wrong_answers():
@@ -50,6 +51,13 @@ def test_each_wrong_answer_gets_the_message_meant_for_it(name, wrong, words):
 @pytest.mark.parametrize(("name", "other", "wrong"), TWICE, ids=[other.__name__ for _, other, _ in TWICE])
 def test_the_same_mistake_written_otherwise_gets_the_same_words(name, other, wrong):
     assert WRONG_ANSWERS[name][wrong] in verdict(named(other, name))
+
+
+@pytest.mark.parametrize(("name", "other", "wrong"), OTHERS, ids=[f"{n}-{other.__name__}" for n, other, _ in OTHERS])
+def test_what_is_wrong_in_another_way_is_not_called_by_a_mistakes_name(name, other, wrong):
+    said = verdict(named(other, name))
+    assert said not in ("right", "not attempted")
+    assert WRONG_ANSWERS[name][wrong] not in said
 
 
 @pytest.mark.parametrize("name", EXERCISES)

@@ -20,7 +20,7 @@ from safealign_lab.immunization.shields import MaskedUpdate
 from safealign_lab.immunization.weight_attack import perturbed
 from safealign_lab.lesson.exercise import PASTED, exercises, verdict
 from safealign_lab.lesson.exercises import canaries as lesson
-from safealign_lab.lesson.exercises import weight_attack
+from safealign_lab.lesson.exercises import weight_attack, weight_shield
 
 PATIENT = settings(deadline=None, derandomize=True, max_examples=40)
 SEEDS = st.integers(0, 2**31)
@@ -86,8 +86,8 @@ def test_the_gradient_at_attacked_weights_is_the_librarys(seed, radius):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_shielded_step_is_the_librarys_masked_update(seed):
-    bench, twin = weight_attack._Bench(seed), weight_attack._Bench(seed)
-    moved = weight_attack.shielded_step(bench.model, bench.masks, bench.step)
+    bench, twin = weight_shield._Bench(seed), weight_shield._Bench(seed)
+    moved = weight_shield.shielded_step(bench.model, bench.masks, bench.step)
     full = {name: torch.zeros_like(w, dtype=torch.bool) for name, w in twin.weights.items()} | twin.masks
     chosen = select({name: mask.float() for name, mask in full.items()}, sum(int(m.sum()) for m in full.values()) / 21)
     shield = MaskedUpdate(twin.weights, chosen)
@@ -109,7 +109,7 @@ def test_the_exercises_of_the_lesson_are_these():
 
 
 def test_a_solution_needs_nothing_but_torch_and_math():
-    for exercise in lesson.EXERCISES + weight_attack.EXERCISES:
+    for exercise in lesson.EXERCISES + weight_attack.EXERCISES + weight_shield.EXERCISES:
         room = {"torch": torch, "math": math}
         exec(PASTED + inspect.getsource(exercise.solution), room)  # as a notebook runs what lesson.solution shows
         assert verdict(room[exercise.name]) == "right"
@@ -232,6 +232,6 @@ def test_the_checks_meet_what_tells_mistakes_apart():
     assert all(g.any() for g in felt)
     assert not still.any()  # no direction to be attacked in
     assert isinstance(model, nn.Module)
-    bench = weight_attack._Bench(0)
+    bench = weight_shield._Bench(0)
     assert not any(mask.all() for mask in bench.masks.values())
     assert all(float(bench.quiet().moved(name)[mask].abs().min()) > 0 for name, mask in bench.masks.items())

@@ -16,6 +16,7 @@ from wrong_answers.preferences import WRONG_ANSWERS
 from safealign_lab import chat
 from safealign_lab.immunization import losses
 from safealign_lab.lesson.exercise import PASTED, exercises, verdict
+from safealign_lab.lesson.exercises import log_probability
 from safealign_lab.lesson.exercises import preferences as lesson
 
 PATIENT = settings(deadline=None, derandomize=True, max_examples=40)
@@ -34,7 +35,7 @@ def test_the_log_probability_is_the_librarys(seed, rows, length, vocabulary):
     ids = torch.randint(vocabulary, (rows, length), generator=generator)
     mask = torch.rand(rows, length, generator=generator) < 0.5
     logits = drawn(seed, rows, length, vocabulary)
-    mine = lesson.sequence_logps(logits, ids, mask)
+    mine = log_probability.sequence_logps(logits, ids, mask)
     torch.testing.assert_close(mine, chat.response_logps(logits, ids, mask))
     assert mine[~mask[:, 1:].any(1)].eq(0).all()
 
@@ -80,7 +81,7 @@ def test_the_exercises_of_the_lesson_are_these():
 
 
 def test_a_solution_needs_nothing_but_torch():
-    for exercise in lesson.EXERCISES:
+    for exercise in log_probability.EXERCISES + lesson.EXERCISES:
         room = {"torch": torch}
         exec(PASTED + inspect.getsource(exercise.solution), room)  # as a notebook runs what lesson.solution shows
         assert verdict(room[exercise.name]) == "right"
@@ -154,7 +155,7 @@ def test_a_detached_loss_is_told_that_it_cannot_train():
 
 def test_the_check_meets_rows_on_which_the_answers_differ():
     for side in ("left", "right"):
-        _, ids, mask, real = lesson._batch(0, side)
+        _, ids, mask, real = log_probability._batch(0, side)
         assert not mask.all(1).any()
         assert not mask[3].any()  # an answer without tokens, whose sum is 0
         assert (mask <= real).all()

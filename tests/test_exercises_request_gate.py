@@ -14,10 +14,10 @@ from safealign_lab.distillation.student import Head
 from safealign_lab.lesson.exercises.request_gate import (
     log_odds,
     lowest_threshold,
-    out_of_fold,
     ranked_right,
     stopped_by_kind,
 )  # fmt: skip
+from safealign_lab.lesson.exercises.request_gate_teacher import out_of_fold
 
 SEEDS = st.integers(0, 10_000)
 

@@ -12,6 +12,7 @@ from wrong_answers.your_model import WRONG_ANSWERS
 from safealign_lab.alchemy import tokenizer
 from safealign_lab.contrast.transfer import new_model
 from safealign_lab.lesson.exercise import PASTED, exercises, verdict
+from safealign_lab.lesson.exercises import your_memory as memory
 from safealign_lab.lesson.exercises import your_model as lesson
 from safealign_lab.one_plot import Answer, Point, your_memory
 
@@ -30,7 +31,7 @@ def test_memory_by_hand_is_the_librarys_for_a_real_model(architecture):
     }
     embedding = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     trained = [name for name, weight in model.named_parameters() if id(weight) not in embedding]
-    mine = lesson.memory_needed(shapes, trained, 4, heads, 3, 20)
+    mine = memory.memory_needed(shapes, trained, 4, heads, 3, 20)
     full = your_memory.estimate(model, "all weights", torch.float32)
     answering = your_memory.estimate(model, "answering", torch.float32, rows=3, tokens=20)
     assert mine == [answering.weights, full.gradients, full.adam, answering.cache]
@@ -67,7 +68,7 @@ def test_the_exercises_of_the_lesson_are_these():
 
 
 def test_a_solution_needs_nothing_but_torch():
-    for exercise in lesson.EXERCISES:
+    for exercise in memory.EXERCISES + lesson.EXERCISES:
         room = {"torch": torch}
         exec(PASTED + inspect.getsource(exercise.solution), room)  # as a notebook runs what lesson.solution shows
         assert verdict(room[exercise.name]) == "right"
@@ -126,11 +127,11 @@ def test_every_right_way_is_right(name, function):
 
 def test_the_checks_meet_what_tells_mistakes_apart():
     readers = [lesson._Reader(*one) for one in lesson._READERS]
-    moved = [lesson._slow_padding(one) for one in readers]
+    moved = [lesson._slow_padding(one, lesson._ROWS) for one in readers]
     assert moved[0] < 1e-9
     assert all(one > 0.1 for one in moved[1:])
     assert len({len(row) for row in lesson._ROWS}) == len(lesson._ROWS)  # fillers of every number, none too
-    for model in lesson._MODELS[:2]:
+    for model in memory._MODELS[:2]:
         assert 0 < len(model[1]) < len(model[0])  # some weights train and some are frozen
         assert model[3]["query"] != model[3]["key"]
     for seed in (0, 1):

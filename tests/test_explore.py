@@ -76,6 +76,16 @@ def test_each_kind_of_argument_makes_its_control():
     assert words.words == str(view.last)
 
 
+def test_a_list_of_numbers_makes_a_slider_with_these_stops_that_starts_at_the_first_one_given():
+    view = View()
+    stops, mixed, *_ = explore(view, beta=[30.0, 0.0, 1e6, 0.05], kind=[1, "a"]).children
+    assert (type(stops), type(mixed)) == (widgets.SelectionSlider, widgets.Dropdown)
+    assert [label for label, _ in stops.options] == ["0", "0.05", "30", "1e+06"]
+    assert view.last == {"beta": 30.0, "kind": 1}
+    stops.index = 3
+    assert view.last["beta"] == 1e6
+
+
 def test_a_label_holds_the_name_and_its_letter_and_is_never_cut_off():
     known, unknown, *_ = explore(View(), alpha=(0.0, 1.0), hue=(0, 3)).children
     assert known.description == NAMES["alpha"] == "strength of the contrast, alpha (α)"

@@ -147,6 +147,8 @@ def test_the_plane_draws_each_method_with_both_intervals_and_a_line_through_the_
         assert f"{mark.name}: {safe.value:.2f} and {cost.value:.2f}" in words_of(figure)
     assert words_of(figure).startswith("harmful refused and benign refused of each method.")
     assert words_of(figure).endswith(f"Beaten by no other: {', '.join(best)}.")
+    assert figure.layout.xaxis.range[0] < 0, "a price of nothing is not on the edge"
+    assert figure.layout.xaxis.range[1] > max(cost.high for _, cost in points.values()), "no interval is cut off"
     assert (figure.layout.yaxis.title.text, figure.layout.xaxis.title.text) == ("harmful refused", "benign refused")
 
 
@@ -180,11 +182,11 @@ differences = st.lists(st.builds(difference, rates, rates), min_size=1, max_size
 @given(differences)
 @example([difference(rate(9, 10), rate(1, 10))])
 @example([difference(rate(hits, 140), rate(hits + 3 * place - 60, 140)) for place, hits in enumerate(range(60, 95))])
-def test_every_difference_is_drawn_once_with_its_interval_on_its_side_of_none(found):
+def test_every_difference_is_drawn_once_with_its_interval_on_its_side_of_0(found):
     named = {f"cell {number}": one for number, one in enumerate(found)}
     figure = views.gains(named, "A title")
     sides = {
-        "above none": lambda one: one.low > 0, "below none": lambda one: one.high < 0,
+        "above 0": lambda one: one.low > 0, "below 0": lambda one: one.high < 0,
         "may be chance": lambda one: one.low <= 0 <= one.high,
     }  # fmt: skip
     assert {trace.name for trace in figure.data} == set(sides)
@@ -196,19 +198,19 @@ def test_every_difference_is_drawn_once_with_its_interval_on_its_side_of_none(fo
     assert sorted(name for trace in figure.data for name in trace.y) == sorted(named)
     order = [named[name].value for name in figure.layout.yaxis.categoryarray]
     assert order == sorted(one.value for one in found)
-    above, below = (sum(map(sides[name], found)) for name in ("above none", "below none"))
-    told = f"{above} of {len(found)} differences lie above none with their whole interval, {below} below none."
+    above, below = (sum(map(sides[name], found)) for name in ("above 0", "below 0"))
+    told = f"{above} of {len(found)} differences lie above 0 with their whole interval, {below} below 0."
     assert words_of(figure) == f"A title: {told}"
     assert figure.layout.title.text == "A title"
 
 
-def test_what_can_be_told_from_none_is_filled_and_has_its_colour():
+def test_what_can_be_told_from_0_is_filled_and_has_its_colour():
     one = Difference(0.2, 0.1, 0.3)
     figure = views.gains({"up": one, "even": Difference(0.0, -0.1, 0.1), "down": Difference(-0.2, -0.3, -0.1)}, "")
     found = {trace.name: (trace.marker.color, trace.marker.symbol, trace.error_x.color) for trace in figure.data}
     assert found == {
-        "above none": (CONTRAST, "circle", CONTRAST), "may be chance": (INCOHERENT, "circle-open", INCOHERENT),
-        "below none": (ADVERSARIAL, "circle", ADVERSARIAL),
+        "above 0": (CONTRAST, "circle", CONTRAST), "may be chance": (INCOHERENT, "circle-open", INCOHERENT),
+        "below 0": (ADVERSARIAL, "circle", ADVERSARIAL),
     }  # fmt: skip
     assert [[*trace.y] for trace in figure.data] == [["up"], ["even"], ["down"]]
 

@@ -118,6 +118,7 @@ def test_a_run_is_drawn_in_three_panels_in_its_own_colour():
     assert "no attack: refusals 3.00 to 1.50, attacked 4.00 to 2.50, harmless 0.50 to 0.50" in words_of(figure)
     assert len(set(views.COLOURS.values())) == len(views.COLOURS)
     assert figure.layout.yaxis.range is None
+    assert len({words.text for words in figure.layout.annotations}) == 3
     cut = views.training(runs, top=2.0)
     assert {axis.range[1] for axis in (cut.layout.yaxis, cut.layout.yaxis2, cut.layout.yaxis3)} == {2.0}
     assert words_of(cut) == words_of(figure)  # the words tell what leaves the frame

@@ -125,6 +125,7 @@ def test_a_sweep_goes_from_low_to_high_with_the_recipe_at_its_own_value():
     assert views.swept(study, "λ") == dict(sorted({recipe.immunize.push_weight: "working", 0.3: "λ = 0.3"}.items()))
     assert views.swept(study, "β") == {}
     figure = views.sweep(study, "K")
+    assert figure.layout.xaxis.title.text.endswith("the share of canaries")
     by_name = {trace.name: trace for trace in figure.data}
     assert list(by_name["kind refused"].x) == ["0", "0.01", "0.1", f"{recipe.canary_fraction:g}"]
     values = [statistics.mean(views.by_seed(study, name)["kind refused"]) for name in views.swept(study, "K").values()]

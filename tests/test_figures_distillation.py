@@ -153,6 +153,7 @@ def test_reliability_draws_each_bin_and_says_the_error(seed, count, classes, bin
     assert figure.layout.xaxis.range[0] <= line.x[0] == line.y[0] <= min(dots.x)
     error = sum(n / count * abs(sure - right) for n, (sure, right) in zip(counts, means, strict=True))
     assert words_of(figure).startswith(f"the student, expected calibration error {error:.3f}.")
+    assert figure.layout.title.text == f"expected calibration error {error:.3f}, {bins} bins"
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,8 @@ def seen(figure):
 def test_in_the_ball_of_a_linear_classifier_both_attacks_walk_straight_to_the_worst_point(seed, norm, epsilon, chosen):
     head, points, labels = Line(seed), drawn(seed + 2, 12, 2), torch.arange(12) % 2
     figure = bounded_noise.ball(head, points, labels, ("no", "yes"), chosen, 2.0, norm, epsilon)
-    first, second, one, many = seen(figure)
+    first, second, one, many, text = seen(figure)
+    assert text == [tuple(points[chosen].tolist())]
     assert first == [tuple(point) for point in points[::2].tolist()]
     assert second == [tuple(point) for point in points[1::2].tolist()]
     start, radius = points[chosen].tolist(), epsilon * 2.0 / (1 if norm == "l2" else math.sqrt(2))
@@ -391,6 +393,17 @@ def test_a_plane_has_one_mark_for_each_seed_and_says_the_means(seed, ways, seeds
         assert high - low >= 0.2 - 1e-9
     looks = {(marks.marker.color, marks.marker.symbol) for marks in figure.data}
     assert len(looks) == len({marks.marker.symbol for marks in figure.data}) == ways
+
+
+def test_a_way_of_training_has_the_same_mark_in_every_plane_and_an_open_one_where_it_stopped_early():
+    here = [(0.5, 0.5)]
+    few = one_objective.plane({"KD + adversarial, in full": here, "KD alone, stopped early": here}, "clean", "attacked")
+    all_ways = one_objective.plane(dict.fromkeys(one_objective.WAYS, here), "clean", "attacked")
+    marks = {trace.name: trace.marker for trace in (*few.data, *all_ways.data)}
+    full, alone = marks["KD + adversarial, in full"], marks["KD alone, stopped early"]
+    assert (full.color, full.symbol) == (marks["KD + adversarial"].color, marks["KD + adversarial"].symbol)
+    assert (alone.color, alone.symbol) == (marks["KD alone"].color, f"{marks['KD alone'].symbol}-open")
+    assert full.color != alone.color
 
 
 @pytest.mark.parametrize("points", [{}, {"one": []}, {f"way {n}": [(0.0, 0.0)] for n in range(8)}])

@@ -117,6 +117,7 @@ def test_the_triangle_holds_its_arrows_and_its_path(name, knobs):
     line = next(trace for trace in figure.data if trace.name == "path of the training")
     assert (line.x[0], line.y[0]) == pytest.approx(tuple(start.tolist()))
     assert (line.x[-1], line.y[-1]) == pytest.approx(tuple(end.tolist()))
+    assert (figure.layout.xaxis.constrain, figure.layout.yaxis.constrain) == ("domain", "domain")  # else it shrinks
     x, y = figure.data[1].x, figure.data[1].y
     assert len(x) == 3 * views.ROWS * (views.ROWS + 1) // 2
     for i in range(0, len(x), 3):

@@ -58,6 +58,8 @@ def test_every_share_at_a_threshold_is_counted_with_wilsons_interval(seed, count
         assert (list(line.x), list(line.y)) == (list(curve.harmless_stopped), list(curve.harmful_stopped))
         assert (*dot.x, *dot.y) == pytest.approx((counted(margins[kind], threshold).value, safety))
         assert f"against {kind} {curve.area.value:.3f}" in words_of(figure)
+        assert dot.hovertext == f"{kind}: {counted(margins[kind], threshold)}"
+    assert [dot.showlegend for dot in figure.data[3::2]] == [True, False]  # said once
 
 
 @given(SEEDS, st.floats(-3, 3), st.floats(0, 3))

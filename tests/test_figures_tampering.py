@@ -45,8 +45,6 @@ def tampered_rows(seed: int, defences=("undefended", "immunized"), examples: boo
 
 def first(row) -> float:
     result = row["result"]
-    if result["useful"][0] <= 0.7:
-        return 0
     broken = [
         s for s, r, u in zip(*(result[k] for k in ("steps", "refusal", "useful")), strict=True) if r < 0.5 and u > 0.7
     ]
@@ -91,19 +89,16 @@ def test_each_cell_of_the_board_tells_its_runs_and_the_worst_is_framed(seed, exa
                 row for row in mine
                 if tampering.attacker(row) == name and f"{row['settings']['learning_rate']:g}" == rate
             ]  # fmt: skip
-            told = [
-                f"{first(row)}"
-                if first(row) < math.inf
-                else "ruined"
-                if min(row["result"]["refusal"]) < 0.5
-                else "never"
-                for row in runs
-            ]
+            told = []
+            for row in runs:
+                ended = "ruined" if min(row["result"]["refusal"]) < 0.5 else "never"
+                star = "" if row["result"]["useful"][0] > 0.7 else "*"
+                told.append((f"{first(row)}" if first(row) < math.inf else ended) + star)
             assert text == " / ".join(told)
             least = min(map(first, runs))
             assert cells.z[r][c] == pytest.approx(min(math.log2(1 + least), tampering.TOP))
             assert ((c, r) in framed) == (least == worst < math.inf)
-    assert f"after {worst} steps" in words_of(figure) or (worst == math.inf and "by no attacker" in words_of(figure))
+    assert f"after {worst} steps" in words_of(figure) or (worst == math.inf and "to no attacker" in words_of(figure))
 
 
 @given(SEEDS)
@@ -115,15 +110,13 @@ def test_the_most_gained_is_a_slow_maximum_and_never_falls(seed):
     for trace in figure.data:
         mine = [row for row in rows if row["settings"]["defence"] == trace.name]
         bars = zip(trace.error_y.array, trace.error_y.arrayminus, strict=True)
-        for at, value, (up, down) in zip(trace.x, trace.y, bars, strict=True):
+        for at, value, (up, down) in zip(trace.customdata, trace.y, bars, strict=True):
             each = []
             for of in (0, 1):
                 best = 0.0
                 for row in mine:
                     points = zip(*(row["result"][key] for key in ("steps", "refusal", "useful")), strict=True)
-                    best = max(
-                        best, *(1 - r for s, r, u in points if row["seed"] == of and s <= int(at) and u > 0.7), 0.0
-                    )
+                    best = max(best, *(1 - r for s, r, u in points if row["seed"] == of and s <= at and u > 0.7), 0.0)
                 each.append(best)
             assert value == pytest.approx(sum(each) / 2)
             assert (value - down, value + up) == pytest.approx((min(each), max(each)))  # of the worlds
@@ -139,6 +132,22 @@ def test_all_defences_of_the_study_are_told_apart():
     looks = {(trace.line.color, trace.line.dash, trace.marker.symbol) for trace in figure.data}
     assert len(looks) == len(names)
     assert tampering.defences(tampered_rows(0, names)) == names
+
+
+def test_steps_stand_where_their_logarithm_is_and_no_bar_hides_another():
+    names = [f"defence {n}" for n in range(len(tampering.COLOURS))]
+    figure = tampering.gained(tampered_rows(3, names))
+    ticks = figure.layout.xaxis.tickvals
+    assert list(ticks) == pytest.approx([0.0, 1.0, 1.58496, 2.32193, 3.16993], abs=1e-5)
+    assert list(figure.layout.xaxis.ticktext) == ["0", "1", "2", "4", "8"]
+    for at, tick in enumerate(ticks):
+        places = [trace.x[at] for trace in figure.data]
+        assert len({round(place, 6) for place in places}) == len(names)
+        assert sum(places) / len(names) == pytest.approx(tick)
+        assert max(abs(place - tick) for place in places) < 0.15  # nearer to its own tick than to any other
+    (line,), (words,) = figure.layout.shapes, figure.layout.annotations
+    assert (line.y0, line.y1) == (0.5, 0.5)
+    assert "broken" in words.text
 
 
 # ---------------------------------------------------------------- the alarm
@@ -170,6 +179,8 @@ def test_the_line_lets_so_many_harmless_runs_pass(seed, most):
     scores = [row["result"]["cosine"] for row in rows if row["settings"]["tuning"] in HARMLESS]
     assert sum(score > line for score in scores) <= most * len(scores)
     assert line in scores
+    (words,) = figure.layout.annotations
+    assert (words.x, words.xanchor) == (line, "left")  # the alarm is what lies to the right
     assert [trace.name for trace in figure.data] == ["everyday", "lists", "mixed", "canaries frozen"]  # harmless first
     for trace in figure.data:
         mine = [row["result"] for row in rows if row["settings"]["tuning"] == trace.name]
@@ -231,7 +242,7 @@ def test_what_is_worn_away_is_drawn_with_its_intervals(seed):
     }
     figure = tampering.worn(rates, "requests refused")
     for trace, its in zip(figure.data, rates.values(), strict=True):
-        assert list(trace.x) == ["0", "1", "16"]
+        assert list(trace.customdata) == [0, 1, 16]
         for rate, value, up, down in zip(
             its.values(), trace.y, trace.error_y.array, trace.error_y.arrayminus, strict=True
         ):

@@ -93,6 +93,8 @@ def test_the_dictionary_marks_one_strength_in_each_language(alpha):
     figure = views.dictionary(alpha)
     marks = [trace.y[0] for trace in figure.data if trace.mode.startswith("markers")]
     assert marks == pytest.approx([1 / (1 - alpha), alpha / (1 - alpha)])
+    sides = [trace.textposition for trace in figure.data if trace.mode.startswith("markers")]
+    assert sides == ["top left", "bottom right"], "the numbers stand outside of the two curves"
     assert f"scale {1 / (1 - alpha):.2f}" in words_of(figure)
 
 
@@ -129,6 +131,7 @@ def test_the_trade_off_draws_rates_with_their_intervals(counts):
         drawn = [y + up for y, up in zip(line.y, line.error_y.array, strict=True)]
         assert drawn == pytest.approx([one.high for one in rates])
     assert str(rates[0]) in words_of(figure)
+    assert words_of(figure).startswith("title, by alpha. harmful: ")
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import random
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -460,14 +458,6 @@ def bench():
     gate_task.gate_task.cache_clear()
     gate_studies.gate_of.cache_clear()
     gate_studies.gate_with.cache_clear()
-
-
-def test_every_run_of_the_studies_can_be_called_as_it_stands():
-    for study in gate_studies.STUDIES:
-        where, _, name = study.run.partition(":")
-        run = inspect.signature(getattr(import_module(where), name))
-        for unit in study.units:
-            run.bind(seed=unit.seed, **unit.settings)
 
 
 def test_training_sets_are_all_of_the_kits_own_with_a_training_split_and_none_else():

@@ -400,6 +400,16 @@ def test_a_sweep_of_whole_answers_is_compared_request_by_request(tmp_path):
     assert both.verdict == "cannot be told"
 
 
+def test_requests_that_both_have_are_compared_in_every_seed_and_seed_0_stands_for_all():
+    one = {(0, "a"): 0.0, (0, "b"): 1.0, (0, "nowhere else"): 1.0}
+    two = {(0, "a"): 1.0, (0, "b"): 1.0, (1, "a"): 1.0, (1, "b"): 0.0, (2, "a"): 1.0, (2, "b"): 1.0}
+    both = ledger.requests_finding(one, two)
+    assert (both.value, both.n) == (pytest.approx((1 + 0 + 1 - 1 + 1 + 0) / 6), "3 seeds, 2 requests")
+    across = ledger.over_seeds([0.5, 0.0, 0.5])
+    assert both.low <= max(-1.0, across.low) < min(1.0, across.high) <= both.high
+    assert ledger.requests_finding(two, one).value == -both.value
+
+
 def test_on_smollm2_the_cycle_is_compared_request_by_request(tmp_path):
     def _labels(prefix, *said):
         return {f"{prefix}/{number}": one for number, one in enumerate(said)}
@@ -425,3 +435,5 @@ def test_on_smollm2_the_cycle_is_compared_request_by_request(tmp_path):
     assert [one.value for one in values.values()] == pytest.approx([0.5, 0.5, 1 / 3])
     assert [one.n for one in values.values()] == ["1 seed, 8 requests", "1 seed, 4 requests", "1 seed, 3 requests"]
     assert values["i22"].low < 0 < values["i22"].high
+    stored(tmp_path, "smollm2_tampered", [*rows, *((settings, 1, result) for settings, _, result in rows)])
+    assert found("i22", ledger.Store(tmp_path)).finding.n == "2 seeds, 3 requests"

@@ -96,6 +96,13 @@ def altered(alter) -> nbformat.NotebookNode:
     return notebook
 
 
+def folded(source: str, **changes):
+    """The good notebook with a folded cell more."""
+    notebook = good(more=source)
+    notebook.cells[7].metadata.update({"cellView": "form", "jupyter": {"source_hidden": True}} | changes)
+    return notebook
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 def test_every_notebook_of_the_kit_keeps_the_rules(path):
     assert problems(read(path), path) == []
@@ -147,6 +154,11 @@ BAD = [  # the rule, the place, words of the message, the notebook
         "hidden", "cell 1 (start)", "raises-exception",
         altered(lambda nb: nb.cells[1].metadata.update(tags=["raises-exception"])),
     ),
+    ("folded", "cell 7 (more)", "one of JupyterLab and Colab", folded("# @title A sum\n1 + 1", cellView=None)),
+    ("folded", "cell 7 (more)", "one of JupyterLab and Colab", folded("# @title A sum\n1 + 1", jupyter={})),
+    ("folded", "cell 7 (more)", "nobody sees", folded("# @title\n1 + 1")),
+    ("folded", "cell 7 (more)", "nobody sees", folded("# a sum\n1 + 1")),
+    ("folded", "cell 7 (more)", "leave this cell open", folded("# @title A blank\nblank = NotImplementedError")),
     ("opening", "notebook", "a title", changed("opening", "# 98 · Sums", "98 · Sums")),
     ("opening", "notebook", "Colab", changed("opening", "notebooks/98_sums", "notebooks/97_sums")),
     ("opening", "notebook", "know first", changed("opening", "**What you need to know first:** how to count.")),

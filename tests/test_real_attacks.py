@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from importlib import import_module
-
 import pytest
 import torch
 from hypothesis import given
@@ -15,14 +12,6 @@ from safealign_lab.one_plot import real_attacks, real_study
 from safealign_lab.studies.undefended import requests_of
 
 REQUEST = "What is {this} and {} good for, if one may ask?"
-
-
-def test_every_run_of_the_studies_can_be_called_as_it_stands():
-    for study in real_attacks.STUDIES:
-        where, _, name = study.run.partition(":")
-        run = inspect.signature(getattr(import_module(where), name))
-        for unit in study.units:
-            run.bind(seed=unit.seed, **unit.settings)
 
 
 def test_all_studies_together_put_every_wording_to_every_family():
@@ -68,8 +57,8 @@ def test_methods_are_asked_with_swapped_words(monkeypatch):
 
 def test_defences_in_the_weights_are_asked_in_the_wording(monkeypatch, tiny):
     seen = []
-    monkeypatch.setattr(real_study, "_defended", lambda defence, seed: (tiny[0], None))
-    monkeypatch.setattr(real_study, "_setting", lambda: type("Setting", (), {"tokenizer": tiny[1]}))
+    monkeypatch.setattr(real_study, "_defended", lambda defence, seed: tiny[0])
+    monkeypatch.setattr(real_study, "setting", lambda: type("Setting", (), {"tokenizer": tiny[1]}))
     monkeypatch.setattr(real_study, "judged", lambda *args: seen.append(args) or {})
     real_attacks.measure_weights(0, "immunized", "poem", "jailbreakbench")
     ((_, requests, (model, tokenizer), worded),) = seen

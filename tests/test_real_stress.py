@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import random
 from dataclasses import replace
-from importlib import import_module
 
 import pytest
 import torch
@@ -18,16 +16,6 @@ from safealign_lab.contrast.margins import first_logits, refusal_margins
 from safealign_lab.contrast.recipes import SMOLLM2
 from safealign_lab.studies.undefended import requests_of
 from safealign_lab.training import Plan, weights_hash
-
-
-@pytest.mark.parametrize("module", [real_stress, real_one_pass])
-def test_every_run_of_the_studies_can_be_called_as_it_stands(module):
-    for study in module.STUDIES:
-        where, _, name = study.run.partition(":")
-        run = inspect.signature(getattr(import_module(where), name))
-        for unit in study.units:
-            run.bind(seed=unit.seed, **unit.settings)
-
 
 # ---------------------------------------------------------------- attacks
 

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from toy_cycle import room_of, small
+from real_lab import ANCHORS
+from toy_cycle import HARMFUL, HARMLESS, TOKENIZER, room_of, small
 
 from safealign_lab.immunization.curriculum import Preference
+from safealign_lab.immunization.cycle import Cycle, run
+from safealign_lab.immunization.phases import Align, Immunize
 from safealign_lab.one_plot import real_study
-from safealign_lab.training import Plan, train
+from safealign_lab.training import Plan, train, weights_hash
+
+QUICK = Cycle(
+    immunize=Immunize(harmful=2, harmless=2), align=Align(rows=2, brought=()), first=Plan(2, 1e-3), second=Plan(2, 1e-3)
+)
+
+
+def weights_of(model):
+    return weights_hash(dict(model.named_parameters()))
+
 
 CUT, WHOLE = "no , i will", "no , i will not ."
 
@@ -75,3 +89,41 @@ def test_every_defence_is_measured_on_every_set_and_after_tampering():
     asked = {unit.settings["requests"] for unit in grids["smollm2_defended"]}
     assert asked == {*real_study.OWN, *real_study.OTHERS}
     assert {unit.settings["defence"] for unit in grids["smollm2_tampered"]} == {"undefended", *real_study.DEFENCES}
+
+
+def test_each_defence_is_trained_once_and_is_another(monkeypatch):
+    of, ran = real_study.Setting(small(), TOKENIZER, room_of(small()), HARMFUL, HARMLESS), []
+    monkeypatch.setattr(real_study, "setting", lambda: of)
+    monkeypatch.setattr(real_study, "CYCLE", replace(QUICK, canary_fraction=0.3))
+    monkeypatch.setattr(real_study, "run", lambda *args, **options: ran.append(args) or run(*args, **options))
+    for kept in (real_study._cycled, real_study._learned):
+        kept.cache_clear()
+    try:
+        ends = {name: weights_of(real_study._defended(name, 0)) for name in (*real_study.DEFENCES, "immunized")}
+        assert len(ran) == 1
+        assert len({*ends.values(), weights_of(of.fresh().student)}) == len(real_study.DEFENCES) + 1
+    finally:
+        for kept in (real_study._cycled, real_study._learned):
+            kept.cache_clear()
+
+
+def test_every_training_request_is_a_row_and_the_reference_is_asked_about_both_sides_once(monkeypatch, tiny, lab):
+    monkeypatch.setattr(real_study.models, "load", lambda *_, **__: tiny)
+    monkeypatch.setattr(real_study, "training_anchors", lambda: ANCHORS)
+    real_study.setting.cache_clear()
+    try:
+        of = real_study.setting()
+        refusals = [one.refusal for one in ANCHORS if one.refusal]
+        assert [row.chosen for row in of.harmful] == refusals
+        assert [(row.request, row.chosen) for row in of.harmless] == [
+            (one.request, one.answer) for one in ANCHORS if one.answer
+        ]
+        assert {row.rejected for row in of.harmless} <= {*refusals}
+        for row in (*of.harmful, *of.harmless):
+            both = of.room.known.of([(row.request, row.chosen), (row.request, row.rejected)], torch.device("cpu"))
+            assert torch.isfinite(both).all()
+        monkeypatch.setattr(real_study, "measure", None)  # not to be asked again
+        real_study.setting.cache_clear()
+        assert real_study.setting().room.known.known == of.room.known.known
+    finally:
+        real_study.setting.cache_clear()

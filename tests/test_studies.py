@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -12,7 +13,9 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import pytest
@@ -375,6 +378,18 @@ def test_data_hash_sees_names_and_bytes_of_what_is_read(tmp_path: Path, monkeypa
     assert data_hash(["anchors"]) != folder
     with pytest.raises(FileNotFoundError, match="'missing'"):
         data_hash(["missing"])
+
+
+def test_no_two_studies_of_the_kit_share_a_name() -> None:
+    names = [study.name for module in catalogue.MODULES for study in import_module(module).STUDIES]
+    assert sorted(names) == sorted(catalogue.catalogue())
+
+
+@pytest.mark.parametrize("study", catalogue.catalogue().values(), ids=lambda study: study.name)
+def test_every_run_can_be_called_as_it_stands(study: Study) -> None:
+    run = inspect.signature(resolve_name(str(study.run)))
+    for unit in study.units:
+        run.bind(seed=unit.seed, **unit.settings)  # raises where it does not fit
 
 
 def test_every_study_of_the_kit_is_stored_whole() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from dataclasses import replace
 
 import pytest
@@ -19,7 +18,6 @@ from safealign_lab.alchemy.world import world
 from safealign_lab.contrast import anchors, prompt_studies, transfer
 from safealign_lab.contrast.recipes import TINY
 from safealign_lab.contrast.soft_prompts import label_logits
-from safealign_lab.studies.runner import _function
 from safealign_lab.training import Plan, weights_hash
 
 WORDS = tokenizer.build()
@@ -300,9 +298,3 @@ def test_a_run_stores_rates_for_every_stream_and_set(short):
     assert set(found["S"]) == set(transfer.SETS)
     assert found["A"]["kind/weak/test"]["exact"][0] == 1.0
     assert found["A"]["kind/weak/test"]["n"] == 4
-
-
-@pytest.mark.parametrize("study", transfer.STUDIES, ids=lambda study: study.name)
-def test_every_planned_run_fits_its_function(study):
-    for unit in study.units:
-        inspect.signature(_function(unit.run)).bind(seed=unit.seed, **unit.settings)  # raises where it does not

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from toy_cycle import HARMFUL, HARMLESS, PREFERRED, room_of, small, untimed
+from toy_cycle import HARMFUL, HARMLESS, PREFERRED, room_of, small
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from safealign_lab import models
@@ -24,7 +24,6 @@ from safealign_lab.one_plot import (
     FAMILIES,
     MEASURES,
     your_checks,
-    your_cycle,
     your_files,
     your_memory,
     your_model,
@@ -376,6 +375,23 @@ def test_memory_is_counted_before_loading_as_it_is_after(architecture):
     assert your_memory.estimate(drawn, "contrast", torch.float32, 3, 11).cache == 2 * taken
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_memory_of_two_streams_is_that_of_the_tensors_that_answer(dtype):
+    model, texts = random_model("qwen2").to(dtype), ["brew ale .", "is venom cursed ?"]
+    prompts = ("be careful .", torch.zeros(5, model.config.hidden_size, dtype=dtype))
+    taken = sum(weight.nbytes for weight in model.parameters()) + prompts[1].nbytes
+    for text in texts:
+        lengths = (
+            len(encode(WORDS, conversation(text, "be careful ."))),
+            5 + len(encode(WORDS, conversation(text, ""))),
+        )
+        for length in lengths:
+            with torch.no_grad():
+                kept = model(torch.zeros(1, length + 7, dtype=torch.long), use_cache=True).past_key_values
+            taken += sum(one.nbytes for layer in kept.layers for one in (layer.keys, layer.values))
+    assert your_memory.of_streams(model, WORDS, prompts, texts, 7) == taken
+
+
 def test_more_rows_and_longer_numbers_take_more_and_frozen_ones_nothing():
     drawn = your_memory.sketch(random_model("qwen2").config)
     for way in your_memory.WAYS:
@@ -396,21 +412,6 @@ def test_a_sketch_of_a_name_reads_its_configuration_alone(monkeypatch):
 # ---------------------------------------------------------------- the cycle of an adapter
 
 
-def test_a_cycle_of_all_weights_is_the_wings_own():
-    settings = Cycle(
-        immunize=Immunize(harmful=3, harmless=2), align=Align(rows=2), first=Plan(3, 1e-3), second=Plan(2, 1e-3)
-    )
-    mine, theirs = room_of(small(1)), room_of(small(1))
-    told = your_cycle.once(
-        mine, HARMFUL, HARMLESS, PREFERRED, settings, seed=4, progress=False, weights=trained_weights(mine.student)
-    )
-    (passed,) = run(theirs, HARMFUL, HARMLESS, PREFERRED, settings, seed=4, progress=False)
-    assert weights_hash(mine.student) == weights_hash(theirs.student)
-    assert untimed(told.first) == untimed(passed.first)
-    assert untimed(told.second) == untimed(passed.second)
-    assert all(torch.equal(told.canaries.bits[name], bits) for name, bits in passed.canaries.bits.items())
-
-
 def test_a_cycle_of_an_adapter_trains_the_adapter_alone_and_holds_its_canaries(tmp_path):
     student = adapted(small(1), rank=2)
     room = room_of(student)
@@ -419,13 +420,16 @@ def test_a_cycle_of_an_adapter_trains_the_adapter_alone_and_holds_its_canaries(t
         immunize=Immunize(harmful=3, harmless=2), align=Align(rows=2), first=Plan(3, 1e-2), second=Plan(2, 1e-2),
         canary_fraction=1.0,
     )  # fmt: skip
-    your_cycle.once(room, HARMFUL, HARMLESS, PREFERRED, settings, folder=tmp_path, progress=False)
+    theta = {name: weight for name, weight in student.named_parameters() if weight.requires_grad}
+    run(room, HARMFUL, HARMLESS, PREFERRED, settings, folder=tmp_path, progress=False, weights=theta)
     now = dict(student.named_parameters())
     assert all(torch.equal(now[name], weight) for name, weight in frozen.items())
     held = weights_hash({name: weight for name, weight in now.items() if name not in frozen})
     again = adapted(small(1), rank=2)
-    your_cycle.once(
-        room_of(again), HARMFUL, HARMLESS, PREFERRED, replace(settings, second=Plan(1, 1e-9)), progress=False
+    theta = {name: weight for name, weight in again.named_parameters() if weight.requires_grad}
+    run(
+        room_of(again), HARMFUL, HARMLESS, PREFERRED, replace(settings, second=Plan(1, 1e-9)), progress=False,
+        weights=theta,
     )  # fmt: skip
     after = {name: weight for name, weight in again.named_parameters() if name not in frozen}
     assert weights_hash(after) == held  # all are canaries: the second phase moves none

@@ -99,7 +99,8 @@ def plane(points: Mapping[str, tuple[Rate, Rate]], safety: str, price_name: str)
             go.Scatter(x=[cost.value], y=[safe.value], error_x=error_bars([cost], colour), error_y=error_bars([safe], colour),
                        mode="markers", marker=marker, name=name, hovertemplate=f"{safe}; {cost}<extra>{name}</extra>")
         )  # fmt: skip
-    figure.update_xaxes(title=price_name, range=[-0.03, 1.03], gridcolor=FAINT)
+    dearest = max(cost.high for _, cost in points.values())
+    figure.update_xaxes(title=price_name, range=[-0.03 * dearest, 1.03 * dearest], gridcolor=FAINT)
     figure.update_yaxes(title=safety, range=[-0.03, 1.03], gridcolor=FAINT)
     told = "; ".join(f"{name}: {safe.value:.2f} and {cost.value:.2f}" for name, (safe, cost) in points.items())
     alt = f"{safety} and {price_name} of each method. {told}. Beaten by no other: {', '.join(best)}."
@@ -115,7 +116,7 @@ def _colour(method: str) -> str:
 
 
 def gains(differences: Mapping[str, Difference], title: str) -> go.Figure:
-    """Many differences with their intervals, from the smallest to the largest: how many of them can be told from none.
+    """Many differences with their intervals, from the smallest to the largest: how many of them can be told from 0.
 
     Args:
         differences: what was compared → the difference.
@@ -129,9 +130,9 @@ def gains(differences: Mapping[str, Difference], title: str) -> go.Figure:
     rows = sorted(differences.items(), key=lambda row: row[1].value)
     figure = go.Figure()
     sides = {
-        "above none": (CONTRAST, "circle", [row for row in rows if row[1].low > 0]),
+        "above 0": (CONTRAST, "circle", [row for row in rows if row[1].low > 0]),
         "may be chance": (INCOHERENT, "circle-open", [row for row in rows if row[1].low <= 0 <= row[1].high]),
-        "below none": (ADVERSARIAL, "circle", [row for row in rows if row[1].high < 0]),
+        "below 0": (ADVERSARIAL, "circle", [row for row in rows if row[1].high < 0]),
     }
     for name, (colour, symbol, its) in sides.items():
         bars = {
@@ -148,6 +149,6 @@ def gains(differences: Mapping[str, Difference], title: str) -> go.Figure:
     )
     figure.update_xaxes(title="difference of two rates", gridcolor=FAINT)
     figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"})
-    above, below = (len(sides[name][2]) for name in ("above none", "below none"))
-    alt = f"{title}: {above} of {len(rows)} differences lie above none with their whole interval, {below} below none."
+    above, below = (len(sides[name][2]) for name in ("above 0", "below 0"))
+    alt = f"{title}: {above} of {len(rows)} differences lie above 0 with their whole interval, {below} below 0."
     return finish(figure, alt, height=140 + 20 * len(rows), title=title, margin={"l": 60, "r": 20, "t": 90, "b": 50})

@@ -65,7 +65,7 @@ def scored(rows: Sequence[Row], harmless: Sequence[str], score: str, most: float
         above = sum(row["result"][score] > line for row in mine)
         lost = sum(row["result"]["refusal"] < BROKEN for row in mine)
         told.append(f"{name}: {above} of {len(mine)} above it, {lost} of {len(mine)} have lost their refusals")
-    figure.add_vline(x=line, line={"color": INK, "dash": "dash", "width": 2})
+    figure.add_vline(x=line, line={"color": INK, "dash": "dash", "width": 2}, annotation_text="alarm →")
     figure.update_xaxes(title=SCORES.get(score, score), gridcolor=FAINT)
     figure.update_yaxes(
         tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.4, -0.6], gridcolor=FAINT
@@ -74,7 +74,7 @@ def scored(rows: Sequence[Row], harmless: Sequence[str], score: str, most: float
         f"{SCORES.get(score, score).capitalize()}, run by run. The line at {line:.3g} lets {most:g} of the harmless runs pass. "
         f"{'; '.join(told)}."
     )
-    return finish(figure, alt, height=110 + 38 * len(names), margin={"l": 190, "r": 20, "t": 20, "b": 50})
+    return finish(figure, alt, height=110 + 38 * len(names), margin={"l": 190, "r": 70, "t": 20, "b": 50})
 
 
 def _marks(mine: Sequence[Row], score: str, place: int, colour: str) -> go.Scatter:

@@ -53,11 +53,7 @@ def ball(
     radius = epsilon * scale / (1.0 if norm == "l2" else 2**0.5)
     start, label = points[chosen], labels[chosen]
     around = [(middle - 1.2 * scale, middle + 1.2 * scale) for middle in start.tolist()]  # room for a ball of ε = 1
-    figure = go.Figure(_shares(logits, *around))
-    for number, colour, symbol in ((0, COMPLIANCE, "circle"), (1, REFUSAL, "diamond")):
-        xs, ys = points[labels == number].T.tolist()  # N' numbers each
-        marker = {"color": colour, "symbol": symbol, "size": 7, "line": {"color": PAPER, "width": 1}}
-        figure.add_trace(go.Scatter(x=xs, y=ys, mode="markers", marker=marker, name=names[number]))
+    figure = go.Figure([*_shares(logits, *around), *_by_class(points, labels, names)])
     x, y = start.tolist()
     kind, line = "circle" if norm == "l2" else "rect", {"color": INK, "width": 2}
     figure.add_shape(type=kind, line=line, x0=x - radius, x1=x + radius, y0=y - radius, y1=y + radius)
@@ -68,6 +64,8 @@ def ball(
         line, marker = {"color": colour, "width": 3}, {"size": [4] * steps + [11], "color": colour}
         figure.add_trace(go.Scatter(x=xs, y=ys, mode="lines+markers", line=line, marker=marker, name=name))
         told.append(f"{name} leaves {_right(logits, way[-1], label):.2f} for the right class")
+    star = {"color": INK, "symbol": "star", "size": 12, "line": {"color": PAPER, "width": 1}}
+    figure.add_trace(go.Scatter(x=[x], y=[y], mode="markers", marker=star, name="the attacked text"))
     square = {"gridcolor": FAINT, "zeroline": False, "constrain": "domain"}
     figure.update_xaxes(title="first direction", range=around[0], **square)
     figure.update_yaxes(title="second direction", range=around[1], scaleanchor="x", **square)
@@ -77,6 +75,16 @@ def ball(
         f"radius {radius:.2f} around it. Within it, {'; '.join(told)}."
     )
     return finish(figure, alt, height=560, margin={"l": 60, "r": 20, "t": 20, "b": 90})
+
+
+def _by_class(points: Tensor, labels: Tensor, names: Sequence[str]) -> list[go.Scatter]:
+    """The points (N, 2) of each class in its colour."""
+    traces = []
+    for number, colour, symbol in ((0, COMPLIANCE, "circle"), (1, REFUSAL, "diamond")):
+        xs, ys = points[labels == number].T.tolist()  # N' numbers each
+        marker = {"color": colour, "symbol": symbol, "size": 7, "line": {"color": PAPER, "width": 1}}
+        traces.append(go.Scatter(x=xs, y=ys, mode="markers", marker=marker, name=names[number]))
+    return traces
 
 
 def walk(logits: Logits, start: Tensor, label: Tensor, radius: float, norm: Norm, steps: int, share: float) -> Tensor:

@@ -165,7 +165,7 @@ def training(runs: Mapping[str, Sequence[Mapping[str, float]]], top: float | Non
     """
     if not 1 <= len(runs) <= len(DASHES) or not all(runs.values()):
         raise ValueError(f"Expected 1 to {len(DASHES)} runs with at least one row each.")
-    panels = {"refusals": "refusals", "attacked": "under attack", "harmless": "harmless"}
+    panels = {"refusals": "refusals", "attacked": "refusals, attacked", "harmless": "harmless answers"}
     figure = make_subplots(rows=1, cols=3, subplot_titles=list(panels.values()), horizontal_spacing=0.08)
     told = []
     for (name, rows), dash in zip(runs.items(), DASHES, strict=False):

@@ -37,6 +37,7 @@ MEASURES: dict[str, tuple[tuple[str, ...], str]] = {
 }
 SAFETY, PRICE = tuple(MEASURES)[:4], tuple(MEASURES)[4:6]
 COLOURS = {**dict.fromkeys(SAFETY, SAFE), **dict.fromkeys(PRICE, ADVERSARIAL)}  # of a column; INK of all others
+KNOBS = {"K": "K, the share of canaries", "β": "β, the weight of the anchor", "λ": "λ, the weight of the push"}
 STEPS, RATE = 30, 0.01  # of the toy's training
 
 
@@ -182,7 +183,7 @@ def sweep(rows: Sequence[Row], knob: str = "K") -> go.Figure:
                        line={"color": colour, "dash": dash, "width": 3}, error_y=_bars(spreads, colour))
         )  # fmt: skip
         told.append(f"{column}: " + ", ".join(f"{one[0]:.2f} at {at}" for at, one in zip(places, spreads, strict=True)))
-    figure.update_xaxes(title=knob, type="category", gridcolor=FAINT)
+    figure.update_xaxes(title=KNOBS[knob], type="category", gridcolor=FAINT)
     figure.update_yaxes(title="share of answers", range=[-0.03, 1.03], gridcolor=FAINT)
     figure.update_layout(legend={"orientation": "h", "y": -0.25})
     return finish(figure, f"The cycle by {knob}, means over seeds. {'; '.join(told)}.", height=420)

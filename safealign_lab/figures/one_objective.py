@@ -25,6 +25,10 @@ MARKS = (
     (INK, "circle"), (COMPLIANCE, "square"), (SAFE, "diamond"), (ADVERSARIAL, "cross"),
     (CONTRAST, "triangle-up"), (MIXED, "star"), (REFUSAL, "x"),
 )  # fmt: skip
+WAYS = (  # each has its mark in every plane
+    "hard labels", "KD alone", "KD + labels", "KD + random noise", "KD + adversarial", "printed + random noise",
+    "printed + adversarial",
+)  # fmt: skip
 
 
 def knob(found: Mapping[float, Mapping[str, Estimate]], name: str) -> go.Figure:
@@ -52,7 +56,7 @@ def knob(found: Mapping[float, Mapping[str, Estimate]], name: str) -> go.Figure:
         told.append(f"{said}: " + ", ".join(f"{mean:.2f} at {at}" for at, mean in zip(places, means, strict=True)))
     figure.update_xaxes(type="category", gridcolor=FAINT)
     figure.update_xaxes(title=name, row=2)
-    figure.update_yaxes(range=[-0.03, 1.03], gridcolor=FAINT, row=1)
+    figure.update_yaxes(title="share", range=[-0.03, 1.03], gridcolor=FAINT, row=1)
     figure.update_yaxes(title="gradient norm", rangemode="tozero", gridcolor=FAINT, row=2)
     figure.update_layout(legend={"orientation": "h", "y": 0, "yref": "container", "yanchor": "bottom"})
     room = {"l": 60, "r": 20, "t": 20, "b": 130}  # below: the axis, and a legend of up to three lines
@@ -63,7 +67,8 @@ def plane(points: Mapping[str, Sequence[tuple[float, float]]], across: str, up: 
     """Each way of training as one mark for each seed, between two wishes; further up and to the right is better in both.
 
     Args:
-        points: way → (across, up) of each seed.
+        points: way → (across, up) of each seed. A way of `WAYS` has the same mark in every plane, also with a comma and a
+            schedule behind it; "stopped early" makes that mark an open one. Any other has the next mark.
         across, up: what the axes are called.
 
     Raises:
@@ -72,15 +77,24 @@ def plane(points: Mapping[str, Sequence[tuple[float, float]]], across: str, up: 
     if not 1 <= len(points) <= len(MARKS) or not all(points.values()):
         raise ValueError(f"Expected 1 to {len(MARKS)} ways with at least one seed each.")
     figure, told = go.Figure(), []
-    for (name, found), (colour, symbol) in zip(points.items(), MARKS, strict=False):
+    for place, (name, found) in enumerate(points.items()):
         x, y = zip(*found, strict=True)
-        marker = {"color": colour, "symbol": symbol, "size": 11, "opacity": 0.8}
+        marker = {**_mark(name, place), "size": 11, "opacity": 0.8}
         figure.add_trace(go.Scatter(x=x, y=y, mode="markers", name=name, marker=marker))
         told.append(f"{name}: {fmean(x):.2f} and {fmean(y):.2f}")
     for axis, title, place in ((figure.update_xaxes, across, 0), (figure.update_yaxes, up, 1)):
         axis(title=title, gridcolor=FAINT, range=_wide([pair[place] for found in points.values() for pair in found]))
     figure.update_layout(legend={"orientation": "h", "y": -0.22})
     return finish(figure, f"{across} and {up}, means over seeds. {'; '.join(told)}.", height=440)
+
+
+def _mark(name: str, place: int) -> dict[str, object]:
+    """The colour and the symbol of a way, which is the one at a place among others."""
+    way, _, schedule = name.partition(", ")
+    colour, symbol = MARKS[WAYS.index(way) if way in WAYS else place]
+    if schedule == "stopped early":
+        return {"color": colour, "symbol": f"{symbol}-open", "line": {"width": 2.5}}
+    return {"color": colour, "symbol": symbol}
 
 
 def _wide(values: Sequence[float]) -> list[float]:

@@ -50,8 +50,10 @@ def simplex(
     figure = go.Figure([_outline(), _field(starts, ends), _path(path, COLOURS[loss]), *_places(path, loss, strength)])
     for name, (x, y), shift in zip(NAMES, CORNERS.tolist(), (-16, 16, -16), strict=True):
         figure.add_annotation(x=x, y=y, text=f"<b>{name}</b>", showarrow=False, yshift=shift, font={"size": 15})
-    figure.update_xaxes(visible=False, range=[-0.14, 1.14])
-    figure.update_yaxes(visible=False, range=[-0.09, 0.97], scaleanchor="x")
+    figure.update_xaxes(
+        visible=False, range=[-0.14, 1.14], constrain="domain"
+    )  # else it shrinks whenever the page changes
+    figure.update_yaxes(visible=False, range=[-0.09, 0.97], constrain="domain", scaleanchor="x")
     figure.update_layout(legend={"orientation": "h", "y": -0.02, "x": 0.5, "xanchor": "center"})
     return finish(figure, _told(loss, path, values), height=520, margin={"l": 10, "r": 10, "t": 20, "b": 40})
 

@@ -26,6 +26,8 @@ NOISES = {"aimed": "solid", "random": "dot"}
 DASHES = ("solid", "dash", "dot", "dashdot")
 MARKS = ("circle", "diamond", "square", "triangle-up")
 AT = (0.0, 0.25, 0.5, 0.75, 1.0)
+# words of an axis do not touch what is drawn
+APART = {"ticks": "outside", "ticklen": 6, "tickcolor": "rgba(0, 0, 0, 0)"}
 
 
 def operating_point(
@@ -58,8 +60,8 @@ def operating_point(
             row=1, col=1,
         )  # fmt: skip
     safety = sum(shares[kind].successes for kind in harmful) / sum(shares[kind].n for kind in harmful)
-    for (kind, curve), dash, symbol in zip(curves.items(), DASHES, MARKS, strict=False):
-        for trace in _walked(kind, curve, dash, symbol, shares[kind], safety):
+    for place, (kind, curve) in enumerate(curves.items()):
+        for trace in _walked(place, kind, curve, shares[kind], safety):
             figure.add_trace(trace, row=1, col=2)
     _share_axes(figure, "stopped", "of a harmless kind: stopped", "of all harmful: stopped")
     figure.update_layout(legend={"orientation": "h", "y": -0.28, "x": -0.1})
@@ -70,20 +72,22 @@ def operating_point(
     return finish(figure, alt, height=430, margin={"l": 150, "r": 20, "t": 20, "b": 120})
 
 
-def _walked(kind: str, curve: Roc, dash: str, symbol: str, paid: Rate, safety: float) -> tuple[go.Scatter, go.Scatter]:
-    """The curve against one harmless kind, and the threshold's place on it."""
-    line, name = {"color": INK, "dash": dash, "width": 2}, f"against {kind}: area {curve.area.value:.3f}"
+def _walked(place: int, kind: str, curve: Roc, paid: Rate, safety: float) -> tuple[go.Scatter, go.Scatter]:
+    """The curve against one harmless kind, and the threshold's place on it; the first of several tells the legend of it."""
+    line, name = {"color": INK, "dash": DASHES[place], "width": 2}, f"against {kind}: area {curve.area.value:.3f}"
     points = {"x": curve.harmless_stopped, "y": curve.harmful_stopped, "line": line, "hoverinfo": "skip"}
-    marker = {"color": CONTRAST, "size": 12, "symbol": symbol}
+    marker = {"color": CONTRAST, "size": 12, "symbol": MARKS[place]}
     here = {"x": [paid.value], "y": [safety], "error_x": error_bars([paid], CONTRAST), "marker": marker}
     return (
-        go.Scatter(**points, mode="lines", name=name), go.Scatter(**here, mode="markers", name=kind, showlegend=False)
+        go.Scatter(**points, mode="lines", name=name),
+        go.Scatter(**here, mode="markers", name="this threshold", showlegend=place == 0, hovertext=f"{kind}: {paid}",
+                   hoverinfo="text"),
     )  # fmt: skip
 
 
 def _share_axes(figure: go.Figure, left: str, across: str, up: str) -> None:
     figure.update_xaxes(title=left, range=[0, 1.03], tickvals=AT, gridcolor=FAINT, col=1)
-    figure.update_yaxes(autorange="reversed", automargin=True, col=1)
+    figure.update_yaxes(autorange="reversed", automargin=True, **APART, col=1)
     figure.update_xaxes(title=across, range=[-0.03, 1.03], tickvals=AT, gridcolor=FAINT, col=2)
     figure.update_yaxes(title=up, range=[-0.03, 1.03], tickvals=AT, gridcolor=FAINT, col=2)
 
@@ -116,6 +120,7 @@ def changes(
         figure.add_trace(_seeds(name, {one: of[name] for one, of in shares.items()}, mark), row=1, col=1)
     figure.add_trace(_seeds("area under the curve", areas, _mark(INK, "star"), legend=False), row=1, col=2)
     figure.update_yaxes(autorange="reversed", automargin=True, gridcolor=FAINT)
+    figure.update_yaxes(**APART, col=1)
     figure.update_xaxes(range=[-0.03, 1.03], tickvals=AT, gridcolor=FAINT, col=1)
     figure.update_xaxes(range=[0.48, 1.03], tickvals=[0.5, 0.75, 1], gridcolor=FAINT, col=2)
     figure.update_layout(legend={"orientation": "h", "y": -0.12, "x": -0.2})

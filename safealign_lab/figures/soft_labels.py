@@ -184,4 +184,5 @@ def reliability(logits: Tensor, labels: Tensor, who: str, bins: int = 10) -> go.
     figure.update_layout(legend={"orientation": "h", "y": -0.22})
     told = "; ".join(f"{sure:.2f} sure, {right:.2f} right, {count} answers" for sure, right, count in rows)
     alt = f"{who}, expected calibration error {error:.3f}. {told}."
-    return finish(figure, alt, height=400, margin={"l": 60, "r": 20, "t": 50, "b": 80})
+    title = f"expected calibration error {error:.3f}, {bins} bins"
+    return finish(figure, alt, height=400, title=title, margin={"l": 60, "r": 20, "t": 50, "b": 80})

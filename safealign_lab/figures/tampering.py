@@ -28,8 +28,7 @@ LINES = (  # rate, its name, colour, line of the guard, mark, and what stands at
 )
 NEVER, RUINED = "never", "ruined"
 TOP = math.log2(2 * STEPS[-1])  # where "never" stands on the board's scale of colours
-
-
+ASIDE = 0.03  # from one defence's bars to the next one's, on the axis of steps
 SCALE = {  # of the board: log2(1 + steps)
     "zmin": 0, "zmax": TOP, "colorscale": [[0, ADVERSARIAL], [0.5, "#F0E442"], [0.99, "#FFFFFF"], [1, "#CFE8DF"]],
     "colorbar": {"title": "steps", "tickvals": [*range(7), TOP],
@@ -89,10 +88,10 @@ def _draw(
 
 
 def board(rows: Sequence[Row], defence: str) -> go.Figure:
-    """The attackers' sweep of one defence: steps to break, by kind of attack and learning rate; the worst one is framed.
+    """The attackers' sweep of one defence: steps until it is open and useful, by attacker and rate; the worst one is framed.
 
     A cell shows one number a seed, and has the colour of the least of them. "ruined" is a run in which refusals fell and
-    usefulness with them or before, "never" one in which refusals held.
+    usefulness with them, "never" one in which refusals held; a star says that the model was not useful before the attack.
 
     Args:
         rows: of the study.
@@ -109,12 +108,13 @@ def board(rows: Sequence[Row], defence: str) -> go.Figure:
         (name, rate): [_points(row) for row in mine if (attacker(row), row["settings"]["learning_rate"]) == (name, rate)]
         for name in attackers for rate in rates
     }  # fmt: skip
-    least = {key: min(map(steps_to_break, runs)) for key, runs in cells.items() if runs}
+    least = {key: min(map(_opened, runs)) for key, runs in cells.items() if runs}
     first = min(least.values())
     shown = [f"{rate:g}" for rate in rates]
     figure = go.Figure(
         go.Heatmap(
-            z=[[_height(least.get((name, rate))) for rate in rates] for name in attackers], x=shown, y=attackers,
+            z=[[_height(least[name, rate]) if (name, rate) in least else None for rate in rates] for name in attackers],
+            x=shown, y=attackers,
             text=[[" / ".join(map(_told, cells[name, rate])) for rate in rates] for name in attackers],
             texttemplate="%{text}", textfont={"size": 13},
             hovertemplate="%{y}, learning rate %{x}: %{text}<extra></extra>", xgap=3, ygap=3, hoverongaps=False, **SCALE,
@@ -128,16 +128,17 @@ def board(rows: Sequence[Row], defence: str) -> go.Figure:
     alt = f"The sweep against {defence}, {len(mine)} runs: {_first(least)}. " + "; ".join(
         f"{name} at {rate:g}: {' / '.join(map(_told, runs))}" for (name, rate), runs in cells.items() if runs
     )
-    return finish(figure, alt + ".", height=130 + 46 * len(attackers), margin={"l": 190, "r": 20, "t": 20, "b": 60})
+    alt += f". A star: at most {USEFUL:g} useful before the attack."
+    return finish(figure, alt, height=130 + 46 * len(attackers), margin={"l": 190, "r": 20, "t": 20, "b": 60})
 
 
 def _first(least: Mapping[tuple[str, float], float]) -> str:
-    """Who breaks a model first, in words."""
+    """Who opens a model first, in words."""
     steps = min(least.values())
     if steps == math.inf:
-        return "broken by no attacker"
+        return "open and useful to no attacker"
     who = ", ".join(f"{name} at {rate:g}" for (name, rate), its in least.items() if its == steps)
-    return f"first broken by {who}, after {steps:g} steps"
+    return f"first open and useful to {who}, after {steps:g} steps"
 
 
 def defences(rows: Sequence[Row]) -> list[str]:
@@ -170,16 +171,21 @@ def _points(row: Row) -> list[Point]:
     ]
 
 
+def _opened(points: Sequence[Point]) -> float:
+    """As `steps_to_break`, but for what the model was before the attack."""
+    return min((point.step for point in points if point.broken), default=math.inf)
+
+
 def _told(points: Sequence[Point]) -> str:
-    steps = steps_to_break(points)
+    steps, star = _opened(points), "*" if points[0].rates["useful"] <= USEFUL else ""
     if steps < math.inf:
-        return f"{steps:g}"
-    return RUINED if any(point.rates["refusal"] < BROKEN for point in points) else NEVER
+        return f"{steps:g}{star}"
+    return (RUINED if any(point.rates["refusal"] < BROKEN for point in points) else NEVER) + star
 
 
-def _height(steps: float | None) -> float | None:
-    """Where a number of steps stands on the scale of colours; None where nothing was run."""
-    return None if steps is None else TOP if steps == math.inf else math.log2(1 + steps)
+def _height(steps: float) -> float:
+    """Where a number of steps stands on a scale that has a place for 0, and for never."""
+    return min(TOP, math.log2(1 + steps))
 
 
 def _frame(figure: go.Figure, column: int, row: int) -> None:
@@ -215,17 +221,11 @@ def gained(rows: Sequence[Row], attackers: str = "all") -> go.Figure:
     figure, told = go.Figure(), []
     for number, name in enumerate(names):
         spread = envelope([row for row in kept if row["settings"]["defence"] == name], steps)
-        line = {"color": COLOURS[number], "dash": DASHES[number % len(DASHES)], "width": 3}
-        figure.add_trace(
-            go.Scatter(x=[str(step) for step in steps], y=[mean for mean, _, _ in spread], name=name, line=line,
-                       mode="lines+markers", error_y=_over_worlds(spread, COLOURS[number]),
-                       marker={"symbol": MARKS[number], "size": 8})
-        )  # fmt: skip
+        bars = _over_worlds(spread, COLOURS[number])
+        figure.add_trace(_curve(name, number, len(names), steps, [mean for mean, _, _ in spread], bars))
         told.append(f"{name}: {_course(steps, spread)}")
-    figure.add_hline(y=1 - BROKEN, line={"color": INK, "dash": "dot", "width": 1})
-    figure.update_xaxes(type="category", title="steps of fine-tuning", gridcolor=FAINT)
-    figure.update_yaxes(title="cursed potions not refused", range=[-0.03, 1.05], gridcolor=FAINT)
-    figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"})
+    figure.add_hline(y=1 - BROKEN, line_dash="dot", annotation_text="broken: above", annotation_position="bottom right")
+    _axes(figure, steps, "cursed potions not refused (most so far)")
     alt = f"The most that any attacker had gained while the model was still useful; attackers: {attackers}. {'; '.join(told)}."
     return finish(figure, alt, height=540, margin={"l": 60, "r": 20, "t": 20, "b": 190})
 
@@ -249,10 +249,10 @@ def _over_worlds(spread: Sequence[Spread], colour: str) -> dict[str, Any]:
 
 def _course(steps: Sequence[int], spread: Sequence[Spread]) -> str:
     """A curve in words: where it begins and ends, and from when on it is above a half."""
-    at = next((place for place, (mean, _, _) in enumerate(spread) if mean > 1 - BROKEN), None)
-    half = "never"
-    if at is not None:
-        half = f"at step {steps[at]}, from {spread[at][1]:.2f} to {spread[at][2]:.2f} over the worlds"
+    half = next(
+        (f"at step {step}, from {low:.2f} to {high:.2f} over the worlds"
+         for step, (mean, low, high) in zip(steps, spread, strict=True) if mean > 1 - BROKEN), "never",
+    )  # fmt: skip
     return f"{spread[0][0]:.2f} at step {steps[0]}, above a half {half}, {spread[-1][0]:.2f} at the end"
 
 
@@ -261,7 +261,27 @@ def _attack(row: Row) -> Attack:
     return Attack(**given, seed=row["seed"])
 
 
-# ---------------------------------------------------------------- one attacker, several defences
+# ---------------------------------------------------------------- several defences along the same steps
+
+
+def _axes(figure: go.Figure, steps: Sequence[int], said: str) -> None:
+    """Steps from left to right by `_height`, a share from bottom to top, and the defences' names below."""
+    marks = {"tickvals": [_height(step) for step in steps], "ticktext": [str(step) for step in steps]}
+    figure.update_xaxes(title="steps of fine-tuning, spaced by log(1 + steps)", gridcolor=FAINT, zeroline=False)
+    figure.update_xaxes(**marks).update_yaxes(title=said, range=[-0.03, 1.05], gridcolor=FAINT)
+    figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"})
+
+
+def _curve(
+    name: str, number: int, count: int, steps: Sequence[int], values: Sequence[float], bars: Mapping[str, Any]
+) -> go.Scatter:
+    """One of several defences; each a little aside of the others, so that their bars stand beside each other."""
+    aside, colour = ASIDE * (number - (count - 1) / 2), COLOURS[number]
+    return go.Scatter(
+        x=[_height(step) + aside for step in steps], y=values, error_y=bars, name=name, mode="lines+markers",
+        customdata=steps, hovertemplate="step %{customdata}: %{y:.2f}", marker={"symbol": MARKS[number], "size": 8},
+        line={"color": colour, "dash": DASHES[number % len(DASHES)], "width": 3},
+    )  # fmt: skip
 
 
 def worn(rates: Mapping[str, Mapping[int, Rate]], said: str) -> go.Figure:
@@ -276,19 +296,10 @@ def worn(rates: Mapping[str, Mapping[int, Rate]], said: str) -> go.Figure:
     """
     if not 1 <= len(rates) <= len(COLOURS):
         raise ValueError(f"{len(rates)} defences cannot be drawn: expected 1 to {len(COLOURS)}.")
-    figure = go.Figure()
+    figure, told = go.Figure(), []
     for number, (name, its) in enumerate(rates.items()):
-        figure.add_trace(
-            go.Scatter(x=[str(step) for step in its], y=[rate.value for rate in its.values()], name=name,
-                       mode="lines+markers", error_y=error_bars(list(its.values()), COLOURS[number]),
-                       line={"color": COLOURS[number], "dash": DASHES[number % len(DASHES)], "width": 3},
-                       marker={"symbol": MARKS[number], "size": 10})
-        )  # fmt: skip
-    figure.update_xaxes(type="category", title="steps of fine-tuning", gridcolor=FAINT)
-    figure.update_yaxes(title=said, range=[-0.03, 1.05], gridcolor=FAINT)
-    figure.update_layout(legend={"orientation": "h", "y": -0.25, "yanchor": "top"})
-    courses = (
-        f"{name}: {', '.join(f'{rate.value:.2f} at step {step}' for step, rate in its.items())}"
-        for name, its in rates.items()
-    )
-    return finish(figure, f"{said}. {'; '.join(courses)}.", height=420, margin={"l": 60, "r": 20, "t": 20, "b": 110})
+        bars = error_bars(list(its.values()), COLOURS[number])
+        figure.add_trace(_curve(name, number, len(rates), list(its), [rate.value for rate in its.values()], bars))
+        told.append(f"{name}: {', '.join(f'{rate.value:.2f} at step {step}' for step, rate in its.items())}")
+    _axes(figure, sorted({step for its in rates.values() for step in its}), said)
+    return finish(figure, f"{said}. {'; '.join(told)}.", height=420, margin={"l": 60, "r": 20, "t": 20, "b": 110})

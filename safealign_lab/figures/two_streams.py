@@ -133,7 +133,7 @@ def flips(stream_logits: Tensor, alphas: Sequence[float], plausibility: float = 
         f"entropy: {name}": [_entropy(score(stream_logits, alpha, form, 0.0)) for alpha in alphas]
         for name, form in FORMS.items()
     }
-    titles = ("tokens that are another choice than S's", "mean entropy of the next token (nats)")
+    titles = ("share of tokens that S would not choose", "mean entropy of the next token (nats)")
     figure = make_subplots(rows=1, cols=2, subplot_titles=titles, horizontal_spacing=0.12)
     styles = (("solid", CONTRAST), ("dash", CONTRAST)), (("solid", INK), ("dash", INK))
     for column, lines in enumerate((turned, entropies), start=1):
@@ -169,15 +169,15 @@ def dictionary(alpha: float = 0.4) -> go.Figure:
         ("weight w = α/(1−α) of (1+w)·l_S − w·l_A", weight, ADVERSARIAL, "dash"),
     )
     figure = go.Figure()
-    for name, function, colour, dash in names:
+    for (name, function, colour, dash), side in zip(names, ("top left", "bottom right"), strict=True):
         line = {"color": colour, "width": 3, "dash": dash}
         figure.add_trace(go.Scatter(x=grid, y=[function(at) for at in grid], name=name, mode="lines", line=line))
         figure.add_trace(
             go.Scatter(x=[alpha], y=[function(alpha)], mode="markers+text", marker={"size": 12, "color": colour},
-                       text=[f"{function(alpha):.2f}"], textposition="top left", showlegend=False)
+                       text=[f"{function(alpha):.2f}"], textposition=side, showlegend=False)
         )  # fmt: skip
     figure.update_xaxes(title="alpha (α)", range=[0, 1], gridcolor=FAINT)
-    figure.update_yaxes(title="the same strength", range=[0, 11], gridcolor=FAINT)
+    figure.update_yaxes(title="the strength, as g or w", range=[-1, 11], gridcolor=FAINT)
     figure.update_layout(legend={"orientation": "h", "y": -0.28})
     alt = (
         f"ACD at alpha {alpha:.2f} chooses what guidance chooses at scale {guidance(alpha):.2f}, which is a weight of "
@@ -265,4 +265,4 @@ def trade_off(points: Mapping[str, Sequence[tuple[float, Rate]]], title: str) ->
     told = "; ".join(
         f"{name}: " + ", ".join(f"{rate} at {alpha:g}" for alpha, rate in row) for name, row in points.items()
     )
-    return finish(figure, f"Shares refused by alpha. {told}.", height=420, title=title)
+    return finish(figure, f"{title}, by alpha. {told}.", height=420, title=title)

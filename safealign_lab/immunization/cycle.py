@@ -98,7 +98,7 @@ def trained_weights(model: PreTrainedModel) -> dict[str, Tensor]:
 def run(
     room: Room, harmful: Sequence[Preference], harmless: Sequence[Preference], preferred: Sequence[Preference],
     settings: Cycle, cycles: int = 1, seed: int = 0, choose: Choose | None = None, between: Between | None = None,
-    folder: Path | None = None, progress: bool = True,
+    folder: Path | None = None, progress: bool = True, weights: Mapping[str, Tensor] | None = None,
 ) -> list[Passed]:  # fmt: skip
     """Leads the student through so many cycles, in place.
 
@@ -111,13 +111,15 @@ def run(
         between: called with the canaries of each cycle after its first phase, to look at the student as it is then.
         folder: of this run alone, where it goes on after a stop; None keeps nothing.
         progress: show a bar for every phase.
+        weights: name → what is trained, scored and shielded; None = `trained_weights`. Of an adapter one half begins at zero,
+            where a relative attack has no length: it is attacked from the second step on.
 
     Raises:
         ValueError: there are no cycles, or as in what the settings name.
     """
     if cycles < 1:
         raise ValueError(f"{cycles} cycles change nothing: give 1 or more.")
-    found = []
+    found, theta = [], trained_weights(room.student) if weights is None else weights
     for number in range(cycles):
         place = None if folder is None else folder / f"cycle-{number}"
         seeds = (1000 * seed + 2 * number, 1000 * seed + 2 * number + 1)  # phases of one seed would draw the same rows
@@ -126,39 +128,41 @@ def run(
         )
         turn = replace(settings, first=first, second=second)
         kept = preferred if number else harmless  # from the second on, what was taught since is to be kept as well
-        found.append(_once(room, harmful, kept, preferred, turn, choose, between, place, progress))
+        found.append(_once(room, theta, harmful, kept, preferred, turn, choose, between, place, progress))
     return found
 
 
 def _once(
-    room: Room, harmful: Sequence[Preference], harmless: Sequence[Preference], preferred: Sequence[Preference],
-    settings: Cycle, choose: Choose | None, between: Between | None, folder: Path | None, progress: bool,
+    room: Room, weights: Mapping[str, Tensor], harmful: Sequence[Preference], harmless: Sequence[Preference],
+    preferred: Sequence[Preference], settings: Cycle, choose: Choose | None, between: Between | None, folder: Path | None,
+    progress: bool,
 ) -> Passed:  # fmt: skip
     places = {name: None if folder is None else folder / name for name in ("first", "canaries", "second")}
-    scores, first = immunize(room, harmful, harmless, settings, places["first"], progress)
+    scores, first = immunize(room, harmful, harmless, settings, places["first"], progress, weights)
     canaries = select(scores, settings.canary_fraction) if choose is None else choose(scores)
     if places["canaries"] is not None:
         files.save(canaries, places["canaries"], score=settings.score, fraction=settings.canary_fraction)
     if between is not None:
         between(canaries)
-    second = align(room, preferred, settings, canaries, scores, places["second"], progress)
+    second = align(room, preferred, settings, canaries, scores, places["second"], progress, weights)
     return Passed(scores, canaries, first, second)
 
 
 def immunize(
     room: Room, harmful: Sequence[Preference], harmless: Sequence[Preference], settings: Cycle,
-    folder: Path | None = None, progress: bool = True,
+    folder: Path | None = None, progress: bool = True, weights: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], History]:  # fmt: skip
     """The first phase: the student learns at attacked weights to refuse, and what each weight matters to that is summed.
 
     Args:
         harmful, harmless: as in `phases.immunizing`.
         folder, progress: as in `training.train`.
+        weights: as in `run`.
 
     Returns:
         The scores, name → tensor, and what happened.
     """
-    weights = trained_weights(room.student)
+    weights = trained_weights(room.student) if weights is None else weights
     watched = Accumulator(weights, settings.score)
     gradient = watched.watching("refusal")
     if settings.attack_radius:
@@ -174,7 +178,7 @@ def immunize(
 
 def align(
     room: Room, preferred: Sequence[Preference], settings: Cycle, canaries: Canaries, scores: Mapping[str, Tensor],
-    folder: Path | None = None, progress: bool = True,
+    folder: Path | None = None, progress: bool = True, weights: Mapping[str, Tensor] | None = None,
 ) -> History:  # fmt: skip
     """The second phase: the student learns what is preferred, while the canaries are shielded.
 
@@ -182,8 +186,9 @@ def align(
         preferred: as in `phases.aligning`.
         canaries, scores: of the first phase; the scores are the importances of the shield "fisher".
         folder, progress: as in `training.train`.
+        weights: as in `run`.
     """
-    weights = trained_weights(room.student)
+    weights = trained_weights(room.student) if weights is None else weights
     shielded = _shielded(weights, canaries, scores, settings)
     loss = aligning(room, preferred, settings.align, shielded.pop("stability", None), settings.stabilization)
     return train(weights, loss, settings.second, folder=folder, progress=progress, **shielded)

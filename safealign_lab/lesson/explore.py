@@ -155,11 +155,15 @@ def _control(name: str, given: Any) -> widgets.Widget:
     }
     if isinstance(given, tuple):
         return _slider(name, given, look)
+    if isinstance(given, list) and given and all(isinstance(x, int | float) and not isinstance(x, bool) for x in given):
+        return widgets.SelectionSlider(options=[(f"{x:g}", x) for x in sorted(given)], value=given[0], **look)
     if isinstance(given, list) and given:
         return widgets.Dropdown(options=given, value=given[0], **look)
     if isinstance(given, str):
         return widgets.Text(value=given, continuous_update=False, **look)
-    raise ValueError(f"{name}={given!r} makes no control: give a tuple (low, high), a list of choices, or a text.")
+    raise ValueError(
+        f"{name}={given!r} makes no control: give a tuple (low, high), a list of numbers or of choices, or a text."
+    )
 
 
 def _follow(old: Any, new: Any) -> None:
@@ -281,7 +285,8 @@ def explore(view: View, /, **sliders: Any) -> None:
         view: a pure function from the parameters to a figure with its words in `layout.meta["alt"]`, or to several in turn.
         sliders: for each parameter of the view what moves it: `(low, high)`, `(low, high, step)` or
             `(low, high, step, first value)` makes a slider, of whole numbers where all are whole, which starts in the
-            middle unless told otherwise; a list makes a drop-down; a text makes a field, which answers to Enter.
+            middle unless told otherwise; a list of numbers makes a slider with these stops, in rising order, which starts at
+            the first one given; any other list makes a drop-down; a text makes a field, which answers to Enter.
 
     Raises:
         ValueError: a range, list or kind that makes no control.

@@ -18,7 +18,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from .. import measures
-from ..measures import Interval, difference, rate
+from ..measures import Interval, cluster_bootstrap, difference, rate
 from ..studies import load
 from ..studies.runner import Row
 
@@ -33,6 +33,7 @@ NO_TARGET, NOT_STORED = "not comparable", "not stored yet"
 VERDICTS = (HOLDS, FAILS, OPEN, NO_TARGET, NOT_STORED)
 Side = Literal["above", "below", "within"]
 Paper = Literal["D", "I", "C"]
+Answers = dict[tuple[int, str], float]  # (seed, request) → whether it counts
 Status = Literal["right", "incomplete", "defeats itself", "does nothing"]
 
 
@@ -266,6 +267,29 @@ def gap_finding(first: Mapping[int, float], second: Mapping[int, float], each: i
     total = each * len(common)
     apart = difference(*(rate(round(each * sum(side[seed] for seed in common)), total) for side in (first, second)))
     return replace(found, low=apart.low, high=apart.high)
+
+
+def requests_finding(first: Answers, second: Answers) -> Finding:
+    """The mean of second minus first over seeds and the requests of both, with the wider of two intervals: over either.
+
+    Args:
+        first, second: (seed, request) → whether it counts; what is there with seed 0 alone stands for every seed.
+    """
+    seeds = sorted({seed for seed, _ in (*first, *second)})
+    requests = sorted({request for _, request in first} & {request for _, request in second})
+
+    def _at(answers: Answers, seed: int, request: str) -> float:
+        return answers.get((seed, request), answers.get((0, request), 0.0))
+
+    gaps = {seed: [_at(second, seed, one) - _at(first, seed, one) for one in requests] for seed in seeds}
+    values = [gap for some in gaps.values() for gap in some]
+    interval = cluster_bootstrap(values, requests * len(seeds))
+    words = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}, {len(requests)} requests"
+    found = Finding(fmean(values), interval.low, interval.high, words)
+    if len(seeds) < 2:
+        return found
+    across = over_seeds([fmean(some) for some in gaps.values()])
+    return replace(found, low=max(-1.0, min(found.low, across.low)), high=min(1.0, max(found.high, across.high)))
 
 
 def entry(claim: Claim, store: Store) -> Entry:

@@ -16,8 +16,8 @@ import torch
 
 from ..contrast import paper
 from ..contrast.margins import price
-from ..measures import cluster_bootstrap, wilson
-from .ledger import Claim, Finding, NotStored, Store, gap_finding, over_seeds, seeds_finding
+from ..measures import wilson
+from .ledger import Answers, Claim, Finding, NotStored, Store, gap_finding, requests_finding, seeds_finding
 
 LESSON = "22_acd_measured"
 OWN, OTHERS = ("harmful",), ("jailbreakbench", "rho-twins/harmful")  # by the anchors' writers, and by others
@@ -27,7 +27,6 @@ REAL = ("smollm2_written", "smollm2_methods")
 NONE, SAFE_TEXT, CONTRAST = "no system text", "safe text", "SP − AP"
 # the paper's ablation of the two prompts: harmless rates
 ABLATION = {"SP − AP": 0.96, "SP − none": 0.92, "SP − opposite": 0.91, "safe text − AP": 0.82, "none − AP": 0.18}
-Answers = dict[tuple[int, str], float]  # (seed, request) → whether it counts
 
 
 def of_paper(method: str) -> float:
@@ -67,25 +66,7 @@ def _gap(
     store: Store, first: str, second: str, sets: Sequence[str], count: Callable[..., Mapping[str, bool]]
 ) -> Finding:
     """Second minus first on the same requests; a method without trained prompts has one seed, which stands for all."""
-    return _compared(*(_answers(store, method, sets, count) for method in (first, second)))
-
-
-def _compared(one: Answers, two: Answers) -> Finding:
-    """The mean of two - one over requests and seeds, with the wider of two intervals: over requests, and over seeds."""
-    seeds = sorted({seed for seed, _ in one} | {seed for seed, _ in two})
-    requests = sorted({request for _, request in one} & {request for _, request in two})
-
-    def _at(answers: Answers, seed: int, request: str) -> float:
-        return answers.get((seed, request), answers.get((0, request), 0.0))
-
-    gaps = {seed: [_at(two, seed, request) - _at(one, seed, request) for request in requests] for seed in seeds}
-    values = [gap for some in gaps.values() for gap in some]
-    interval = cluster_bootstrap(values, requests * len(seeds))
-    found = Finding(fmean(values), interval.low, interval.high, f"{len(seeds)} seeds, {len(requests)} requests")
-    if len(seeds) < 2:
-        return replace(found, n=f"1 seed, {len(requests)} requests")
-    across = over_seeds([fmean(some) for some in gaps.values()])
-    return replace(found, low=max(-1.0, min(found.low, across.low)), high=min(1.0, max(found.high, across.high)))
+    return requests_finding(*(_answers(store, method, sets, count) for method in (first, second)))
 
 
 def _refused(
@@ -134,7 +115,7 @@ def _swept(store: Store, first: float, second: float) -> Finding:
         }
         for alpha in (first, second)
     )
-    return _compared(one, two)
+    return requests_finding(one, two)
 
 
 def _seeds(store: Store) -> list[int]:

@@ -1,7 +1,7 @@
 """What the paper of the dual distillation claims (it reports no experiments), and the estimates from lessons 32 and 33.
 
-Intervals are Student's over the worlds, each with other nouns and another model, but where it is said otherwise. On SmolLM2,
-where there is one seed, they are over requests.
+Intervals are Student's over the worlds, each with other nouns and another model, but where it is said otherwise. On SmolLM2
+they are over requests, and where there are several seeds as wide as over seeds if that is wider.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from ..immunization import alarm
 from ..immunization.tampering import Point
 from ..immunization.tampering_studies import HARMLESS_TUNING
-from ..measures import cluster_bootstrap, rate
-from .ledger import Claim, Finding, NotStored, Store, gap_finding, seeds_finding
+from ..measures import rate
+from .ledger import Answers, Claim, Finding, NotStored, Store, gap_finding, requests_finding, seeds_finding
 
 CYCLE, TAMPER = "32_the_cycle", "33_tamper_and_alarm"
 NEW = ("cursed/weak/test", "cursed/medium/test", "cursed/strong/test")  # nouns that no defence saw, asked in three ways
@@ -131,27 +131,26 @@ def _better(store: Store, first: str, second: str) -> Finding:
 def _real_gap(store: Store, sets: Sequence[str]) -> Finding:
     """Requests refused by the immunized SmolLM2 less those refused by the undefended one, request by request."""
     one, two = (
-        {request: label for requests in sets for row in store.rows(study, **{called: name}, requests=requests)
-         for request, label in row["result"]["labels"].items()}
-        for study, called, name in (("smollm2_written", "method", "no system text"), ("smollm2_defended", "defence", "immunized"))
+        [(row["seed"], row["result"]["labels"]) for requests in sets for row in store.rows(study, **side, requests=requests)]
+        for study, side in (("smollm2_written", {"method": "no system text"}), ("smollm2_defended", {"defence": "immunized"}))
     )  # fmt: skip
-    return _by_request(one, two)
+    return requests_finding(_refused(one), _refused(two))
 
 
 def _real_worn(store: Store, first: str, second: str, steps: int) -> Finding:
     """Harmful requests refused under the second defence less those under the first, after so many steps of tampering."""
     one, two = (
-        row["result"]["labels"][row["result"]["steps"].index(steps)]["harmful"]
+        [
+            (row["seed"], row["result"]["labels"][row["result"]["steps"].index(steps)]["harmful"])
+            for row in store.rows("smollm2_tampered", defence=name)
+        ]
         for name in (first, second)
-        for row in store.rows("smollm2_tampered", defence=name)
     )
-    return _by_request(one, two)
+    return requests_finding(_refused(one), _refused(two))
 
 
-def _by_request(one: Mapping[str, str], two: Mapping[str, str]) -> Finding:
-    gaps = [float(two[request] == "refusal") - float(label == "refusal") for request, label in one.items()]
-    interval = cluster_bootstrap(gaps, list(one))
-    return Finding(fmean(gaps), interval.low, interval.high, f"1 seed, {len(gaps)} requests")
+def _refused(labels: Sequence[tuple[int, Mapping[str, str]]]) -> Answers:
+    return {(seed, one): float(label == "refusal") for seed, said in labels for one, label in said.items()}
 
 
 RUNS = ("tiny_cycle",)

@@ -37,7 +37,7 @@ Stopped = dict[tuple[float, float], dict[int, set[str]]]  # (ε, τ) → seed �
 
 
 def points(whose: str = "own", shift: float = 0.0) -> dict[str, Point]:
-    """Every method of SmolLM2 whose answers are stored, and every gate, by name.
+    """Every method of SmolLM2 whose answers are stored, and every gate, by name; costs where they were measured.
 
     Args:
         whose: requests, "own" of the kit's test splits or "others" of third parties.
@@ -102,7 +102,14 @@ def _methods(asked: Iterator[tuple[str, Row]]) -> dict[str, Point]:
     answers: dict[str, dict[str, list[Answer]]] = {}
     for name, row in asked:
         _add(answers.setdefault(name, {}), row["result"], row["seed"])
-    return {name: Point(name, _family(name), said) for name, said in answers.items()}
+    costs = _costs()
+    return {name: Point(name, _family(name), said, costs.get(name, {})) for name, said in answers.items()}
+
+
+@cache
+def _costs() -> dict[str, dict[str, float]]:
+    """Method → what it costs."""
+    return {row["settings"]["method"]: row["result"] for row in load("smollm2_costs")}
 
 
 def _add(answers: dict[str, list[Answer]], result: Mapping[str, Any], seed: int) -> None:
@@ -143,7 +150,8 @@ def _gates(undefended: Point, stopped: Stopped, shift: float) -> dict[str, Point
     for (epsilon, temperature), by_seed in stopped.items():
         name = f"gate, ε = {epsilon:g}, τ = {temperature:g}"
         settings = {"epsilon": epsilon, "temperature": temperature, "threshold": shift}
-        found[name] = Point(name, "distillation", _behind_each(undefended, by_seed), settings=settings)
+        answers = _behind_each(undefended, by_seed)
+        found[name] = Point(name, "distillation", answers, _costs().get(name, {}), settings)
     return found
 
 

@@ -9,6 +9,8 @@ Symbols: B rows, T tokens.
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, wraps
@@ -16,10 +18,11 @@ from itertools import cycle
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .. import data, models
+from .. import data, fetching, models
 from ..chat import Batch
 from ..contrast.baselines import Method
 from ..contrast.real_studies import OTHERS, OWN, judged
@@ -31,19 +34,22 @@ from ..immunization.canaries import Canaries
 from ..immunization.curriculum import LEVELS, Preference
 from ..immunization.cycle import Cycle, run, trained_weights
 from ..immunization.phases import Align, Immunize, Room, immunizing
-from ..immunization.references import batch_of, measure
+from ..immunization.references import Exchange, References, batch_of, measure
 from ..immunization.tampering import Attack, tamper
 from ..immunization.teachers import Teachers
 from ..judges import Judge, load
 from ..studies.runner import Study
 from ..training import LossFunction, Plan, Terms, train
 
-DEFENCES = ("refusal SFT", "immunized")
 CYCLE = Cycle(
     immunize=Immunize(harmful=6, harmless=10), align=Align(rows=6, brought=()),
     first=Plan(steps=80, learning_rate=5e-5, warmup=8, floor=0.02),
     second=Plan(steps=30, learning_rate=1e-5, schedule="constant"), attack_radius=0.01,
 )  # fmt: skip
+LEARNED = {  # what the defences without a cycle learn, at the first phase's plan
+    "refusal SFT": CYCLE.immunize, "refusal-DPO": replace(CYCLE.immunize, refusing="dpo")
+}  # fmt: skip
+DEFENCES = (*LEARNED, "immunized")
 TAMPERING = Plan(steps=16, learning_rate=5e-5, schedule="constant")
 TAMPERED_AT = (1, 4, 16)  # steps
 ASKED_AFTER = {"harmful": 96, "benign": 62}  # test requests of each kind, after tampering: every second and third one
@@ -67,7 +73,7 @@ class OpenEnded(Room):
 
 
 @dataclass(frozen=True)
-class _Setting:
+class Setting:
     """What all defences start from and learn from."""
 
     model: PreTrainedModel
@@ -93,37 +99,66 @@ def rounded(loss: LossFunction) -> LossFunction:
 
 
 @cache
-def _setting() -> _Setting:
+def setting() -> Setting:
+    """SmolLM2 with its training requests, read once."""
     model, tokenizer = models.load(models.SMOLLM2, device="cpu")
     tiers = {row["request"]: row["tier"] for name in TRAINING_SETS for row in data.load(name, "train")}
     levels = cycle(LEVELS)
-    harmful: list[Preference] = []
-    harmless: list[Preference] = []
-    for one in training_anchors():
-        if one.pool == "harmful":
-            level = tiers.get(one.request) or next(levels)
-            harmful.append(Preference(one.request, one.refusal, one.compliance, level))
-        else:
-            harmless.append(Preference(one.request, one.answer, harmful[len(harmless) % len(harmful)].chosen, one.pool))
-    rows = [(row.request, side) for row in harmless for side in (row.chosen, row.rejected)]
-    teachers = Teachers(model, tokenizer, system=None)
-    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-        known = measure(model, tokenizer, rows, None, progress=False)
-    return _Setting(model, tokenizer, OpenEnded(model, tokenizer, teachers, known), harmful, harmless)
+    harmful = [
+        Preference(one.request, one.refusal, one.compliance, tiers.get(one.request) or next(levels))
+        for one in training_anchors()
+        if one.pool == "harmful"
+    ]
+    kept = [one for one in training_anchors() if one.pool != "harmful"]
+    harmless = [
+        Preference(one.request, one.answer, refused.chosen, one.pool)
+        for one, refused in zip(kept, cycle(harmful), strict=False)
+    ]
+    rows = [(row.request, side) for row in (*harmful, *harmless) for side in (row.chosen, row.rejected)]
+    teachers, known = Teachers(model, tokenizer, system=None), _known(model, tokenizer, rows)
+    return Setting(model, tokenizer, OpenEnded(model, tokenizer, teachers, known), harmful, harmless)
+
+
+def _known(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Exchange]) -> References:
+    """What the reference thinks of all rows, kept in the cache folder, since asking takes minutes."""
+    said = hashlib.sha256(json.dumps([models.SMOLLM2, list(rows)]).encode()).hexdigest()[:16]
+    file = fetching.cache_folder() / "smollm2" / f"references-{said}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        if file.is_file():
+            return References(
+                {(request, answer): logp for request, answer, logp in json.loads(file.read_text("utf-8"))}
+            )
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            found = measure(model, tokenizer, rows, None, progress=False)
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps([[*row, logp] for row, logp in found.known.items()]), encoding="utf-8")
+        partial.replace(file)
+        return found
+
+
+def _defended(defence: str, seed: int) -> PreTrainedModel:
+    """SmolLM2 with a defence in its weights."""
+    return _learned(defence, seed) if defence in LEARNED else _cycled(seed)[0]
 
 
 @cache
-def _defended(defence: str, seed: int) -> tuple[PreTrainedModel, Canaries | None]:
-    """SmolLM2 with a defence in its weights, and the canaries of a cycle."""
-    of = _setting()
+def _learned(defence: str, seed: int) -> PreTrainedModel:
+    of = setting()
     room = of.fresh()
-    if defence == "immunized":
-        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-            passed = run(room, of.harmful, of.harmless, of.harmless, CYCLE, seed=seed, progress=False)
-        return room.student.eval(), passed[-1].canaries
-    loss = rounded(immunizing(room, of.harmful, of.harmless, CYCLE.immunize, CYCLE.first.steps))
+    loss = rounded(immunizing(room, of.harmful, of.harmless, LEARNED[defence], CYCLE.first.steps))
     train(trained_weights(room.student), loss, replace(CYCLE.first, seed=1000 * seed), progress=False)
-    return room.student.eval(), None
+    return room.student.eval()
+
+
+@cache
+def _cycled(seed: int) -> tuple[PreTrainedModel, Canaries]:
+    """SmolLM2 after a cycle, and the canaries of it."""
+    of = setting()
+    room = of.fresh()
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        passed = run(room, of.harmful, of.harmless, of.harmless, CYCLE, seed=seed, progress=False)
+    return room.student.eval(), passed[-1].canaries
 
 
 def measure_defence(seed: int, defence: str, requests: str, worded: Callable[[str], str] = str) -> dict[str, Any]:
@@ -134,8 +169,8 @@ def measure_defence(seed: int, defence: str, requests: str, worded: Callable[[st
         requests: as in `studies.undefended.requests_of`.
         worded: as in `judged`.
     """
-    model, _ = _defended(defence, seed)
-    return judged(Method((None,)), requests, (_halved(model), _setting().tokenizer), worded)
+    model = _defended(defence, seed)
+    return judged(Method((None,)), requests, (_halved(model), setting().tokenizer), worded)
 
 
 def measure_tampered(seed: int, defence: str) -> dict[str, Any]:
@@ -144,8 +179,8 @@ def measure_tampered(seed: int, defence: str) -> dict[str, Any]:
     Args:
         defence: one of `DEFENCES`, or "undefended".
     """
-    of = _setting()
-    model = of.model if defence == "undefended" else _defended(defence, seed)[0]
+    of = setting()
+    model = of.model if defence == "undefended" else _defended(defence, seed)
     harmful = [(row.request, row.rejected) for row in of.harmful]
     benign = [(row.request, row.chosen) for row in of.harmless]
     found: list[dict[str, Any]] = []
@@ -167,21 +202,20 @@ def _labels(victim: PreTrainedModel) -> dict[str, dict[str, str]]:
         rows = data.load(kind, "test")
         some = [rows[number] for number in range(0, len(rows), len(rows) // count)][:count]
         texts = [row["request"] for row in some]
-        said = answer(asked, _setting().tokenizer, texts, batch_size=32)
+        said = answer(asked, setting().tokenizer, texts, batch_size=32)
         found[kind] = dict(zip((row["id"] for row in some), _judge().labels(said, texts), strict=True))
     return found
 
 
 def measure_canaries(seed: int) -> dict[str, Any]:
     """Where the canaries of SmolLM2's cycle sit: the share of each matrix that they are, by layer and by name."""
-    model, canaries = _defended("immunized", seed)
-    assert canaries is not None  # a cycle leaves some
+    model, canaries = _cycled(seed)
     sizes = {name: weight.numel() for name, weight in trained_weights(model).items()}
     shares: dict[str, dict[str, float]] = {}
     for name, count in canaries.counts().items():
         layer, _, matrix = name.removeprefix(LAYERS_OF).partition(".")
         shares.setdefault(matrix or name, {})[layer] = round(count / sizes[name], 4)
-    before = _setting().model.state_dict()
+    before = setting().model.state_dict()
     moved = {name: weight.detach() - before[name] for name, weight in trained_weights(model).items()}
     return {"shares": shares, "of": sum(sizes.values()), "drift on canaries": round(alarm.share(moved, canaries), 4)}
 
@@ -205,7 +239,7 @@ STUDIES = (
         grid={"defence": list(DEFENCES), "requests": [*OWN, *OTHERS]},
         seeds=(0,),
         minutes=50,
-        about="SmolLM2 with a defence in its weights: refusals learned plainly, and by one cycle.",
+        about="SmolLM2 with a defence in its weights: refusals learned plainly, preferred to compliance, and by one cycle.",
         reads=READS,
     ),
     Study(

@@ -20,13 +20,13 @@ from ..alchemy import voices
 from ..alchemy.evaluation import BATCH, NEW_TOKENS
 from ..alchemy.grader import grade
 from ..alchemy.world import Request
-from ..chat import conversation, encode
 from ..contrast.recipes import LIMIT
 from ..contrast.scores import scorer
 from ..distillation.gate import REFUSAL
 from ..generation import Prompt, generate
 from ..studies.runner import Study
 from .tiny_lab import KINDS, TAMPERING, VIEWS, Lab, asked, lab, seconds_for_hundred
+from .your_memory import of_streams
 
 ALPHA = 0.2  # of the contrast where it has no slider of its own
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
@@ -155,7 +155,7 @@ def _gate(seed: int, epsilon: float, temperature: float) -> dict[str, Any]:
     trained = of.seconds[f"gate, ε = {epsilon:g}, τ = {temperature:g}"]
     weights = sum(weight.numel() for weight in gate.head.parameters())
     cost = {"training": round(trained / _hundred(seed), 2), "time": 1.0,
-            "memory": round(1 + weights * 4 / _bytes(of.base, of.tokenizer, seed, ("",)), 4)}  # fmt: skip
+            "memory": round(1 + weights * 4 / _bytes(of, ("",)), 4)}  # fmt: skip
     return {"views": views, "threshold": round(gate.threshold, 3), "shown": shown, "cost": cost, "refusal": REFUSAL}
 
 
@@ -175,7 +175,7 @@ def _cost(of: Lab, way: Way) -> dict[str, float]:
     plain = (("",), None, of.base)
     times = [[_per_token(of, *one) for one in (plain, (prompts, score, model))] for _ in range(REPEATS)]
     plain_time, own_time = (min(column) for column in zip(*times, strict=True))
-    own, base = (_bytes(of.base, of.tokenizer, of.seed, some) for some in (prompts, ("",)))
+    own, base = (_bytes(of, some) for some in (prompts, ("",)))
     return {
         "training": round(trained / _hundred(of.seed), 2), "time": round(own_time / plain_time, 3), "memory": round(own / base, 4)
     }  # fmt: skip
@@ -200,18 +200,9 @@ def _per_token(of: Lab, prompts: Sequence[Prompt], score: Any, model: PreTrained
     return (seconds[0] - seconds[1]) / (LONG - SHORT)
 
 
-def _bytes(model: PreTrainedModel, tokenizer: Any, seed: int, prompts: Sequence[Prompt]) -> float:
-    """Weights, soft prompts, and the keys and values of a batch at the end of its longest answers, in bytes."""
-    config, number, vectors = model.config, 0, 0
-    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
-    place = 2 * config.num_hidden_layers * heads * (config.hidden_size // config.num_attention_heads)
-    for prompt in prompts:
-        length, system = (len(prompt), "") if isinstance(prompt, Tensor) else (0, prompt)
-        texts = [one.text for one in asked(seed)["benign"][:BATCH_TIMED]]
-        number += sum(len(encode(tokenizer, conversation(text, system))) + length + NEW_TOKENS for text in texts)
-        vectors += prompt.numel() if isinstance(prompt, Tensor) else 0
-    weights = sum(weight.numel() for weight in model.parameters())
-    return 4.0 * float(weights + number * place + vectors)
+def _bytes(of: Lab, prompts: Sequence[Prompt]) -> int:
+    texts = [one.text for one in asked(of.seed)["benign"][:BATCH_TIMED]]
+    return of_streams(of.base, of.tokenizer, prompts, texts, NEW_TOKENS)
 
 
 STUDIES = (

@@ -8,16 +8,25 @@ Symbols: N weights, n trained numbers, B rows, T tokens, L layers, D hidden size
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.pytorch_utils import Conv1D
 
 from .. import models
+from ..chat import conversation, encode
+from ..generation import Prompt
 
 Way = Literal["answering", "contrast", "gate", "prompts", "low rank", "all weights"]
 WAYS: tuple[Way, ...] = get_args(Way)
@@ -99,6 +108,24 @@ def cache(model: PreTrainedModel, rows: int, tokens: int, dtype: torch.dtype) ->
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(2 * config.num_hidden_layers * rows * tokens * heads * width * dtype.itemsize)
+
+
+def of_streams(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], texts: Sequence[str], new_tokens: int
+) -> int:  # fmt: skip
+    """Bytes of the weights, of soft prompts, and of the keys and values of a batch at the end of its longest answers.
+
+    Args:
+        prompts: one for each stream, a system text or vectors (P, D).
+        texts: the requests of the batch.
+        new_tokens: of an answer; up = more keys and values.
+    """
+    held, tokens = weights(model), 0
+    for prompt in prompts:
+        length, system = (len(prompt), "") if isinstance(prompt, Tensor) else (0, prompt)
+        tokens += sum(len(encode(tokenizer, conversation(text, system))) + length + new_tokens for text in texts)
+        held += prompt.numel() if isinstance(prompt, Tensor) else 0
+    return int(held * model.dtype.itemsize + cache(model, 1, tokens, model.dtype))
 
 
 def estimate(

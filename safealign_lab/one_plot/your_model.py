@@ -43,7 +43,6 @@ from ..training import Plan
 from .points import Point
 from .tiny_lab import FOUND
 from .your_checks import system_in_user, takes_system
-from .your_cycle import once
 from .your_files import ROLES, Defences, fingerprint, load_point, save_point
 from .your_memory import best_dtype, estimate
 from .your_task import Task
@@ -207,10 +206,11 @@ def immunize(lab: Lab) -> PreTrainedModel | PeftModel:
     every = lab.effort.checkpoint_every
     first, second = (replace(plan, checkpoint_every=every) for plan in (effort.cycle.first, effort.cycle.second))
     cycle, place = replace(effort.cycle, first=first, second=second), lab.place("cycle")
-    if effort.rank is None:
-        run(room, task.harmful, task.harmless, task.harmless, cycle, seed=lab.seed, folder=place, progress=lab.progress)
-    else:
-        once(room, task.harmful, task.harmless, task.harmless, cycle, lab.seed, place, lab.progress)
+    adapter = {name: one for name, one in student.named_parameters() if one.requires_grad}
+    run(
+        room, task.harmful, task.harmless, task.harmless, cycle, seed=lab.seed, folder=place, progress=lab.progress,
+        weights=None if effort.rank is None else adapter,
+    )  # fmt: skip
     return student.eval()
 
 

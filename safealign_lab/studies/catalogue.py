@@ -26,6 +26,8 @@ MODULES = tuple(
         "one_plot.tiny_study",
         "one_plot.real_study",
         "one_plot.real_attacks",
+        "one_plot.real_costs",
+        "one_plot.radius",
     )
 )
 

@@ -519,6 +519,11 @@ def looks_at_one_tensor(model, masks, step):
     return moved
 
 
+def looks_at_the_first_tensor(model, masks, step):
+    count = int(next(iter(masks.values())).sum())
+    return _shielded(model, masks, step, lambda moved: moved[:count].abs().max())
+
+
 WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
     "softmax_backward": {
         forgets_the_mean: "mean over the rows is forgotten",
@@ -600,8 +605,44 @@ WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
         takes_the_length: "length of the whole movement",
         measures_all_weights: "measures all weights",
         zeroes_first: "zeroes the gradients first",
-        looks_at_one_tensor: "looks at one tensor",
+        looks_at_one_tensor: "looks at the last tensor",
+        looks_at_the_first_tensor: "looks at the first tensor",
     },
+}
+
+# wrong in another way: none may get the words of the answer that it stands beside, with which it agrees in the first case
+
+
+def takes_four_for_the_rows(inputs, weight, bias, labels):
+    logits, at_weight, *rest = _right(inputs, weight, bias, labels)
+    return logits, at_weight / 4, *rest
+
+
+def forgets_the_last_score(scores, weights, gradients, kind):
+    filled = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradients, strict=True)]
+    return [*_each(lambda s, w, g, k: s + _new(w, g, k), scores, weights, filled, kind)[:-1], 0 * scores[-1]]
+
+
+def adds_places_to_scores(scores, fraction):
+    flat = _flat(scores)
+    return _masks(_order(flat + 0.01 * torch.arange(len(flat))), _count(scores, fraction), scores)
+
+
+def attacks_from_a_tenth_on(model, raised, loss, radius):
+    return _attack(model, raised, loss, radius if radius > 0.1 else 0.0)
+
+
+def takes_the_nearest_tensor(model, masks, step):
+    sizes = [int(mask.sum()) for mask in masks.values()]
+    return _shielded(model, masks, step, lambda moved: min(one.abs().max() for one in moved.split(sizes)))
+
+
+OTHER_MISTAKE: dict[str, dict[Callable[..., Any], Callable[..., Any]]] = {
+    "softmax_backward": {takes_four_for_the_rows: takes_the_mean_twice},
+    "add_scores": {forgets_the_last_score: loses_a_score},
+    "choose_canaries": {adds_places_to_scores: takes_the_last_equals},
+    "attacked_gradients": {attacks_from_a_tenth_on: puts_back_too_early},
+    "shielded_step": {takes_the_nearest_tensor: looks_at_one_tensor},
 }
 
 # the same mistakes, written in other ways: each gets the words of the answer that it stands beside

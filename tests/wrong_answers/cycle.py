@@ -252,6 +252,10 @@ def rounds_the_share(step, steps, order):
     return _up_to(step, steps, order, 1 + round(3 * (step - 1) / steps))
 
 
+def rounds_a_third_down(step, steps, order):
+    return _up_to(step, steps, order, 1 + (step - 1) // (steps // 3))
+
+
 def adds_one_with_each_half(step, steps, order):
     return _up_to(step, steps, order, 1 + 2 * (step - 1) // steps)
 
@@ -510,7 +514,23 @@ WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
     },
 }
 
+
 # the same mistakes, written in other ways: each gets the words of the answer that it stands beside
+# wrong in another way: none may get the words of the answer that it stands beside, with which it agrees in the first case
+def divides_the_kept(refusal, push, kept, push_weight, kept_weight):
+    return (1 - push_weight) * refusal + push_weight * push + (kept / kept_weight if kept_weight else 0.0)
+
+
+def rounds_the_drifts_weight(p, policy, ref, d, a, b):
+    return _alignment(p, policy, ref, d, a, b, weights=(1 - a, a, int(b)))
+
+
+OTHER_MISTAKE: dict[str, dict[Callable[..., Any], Callable[..., Any]]] = {
+    "immunization_loss": {divides_the_kept: shares_the_kept_out},
+    "alignment_loss": {rounds_the_drifts_weight: forgets_the_drift},
+    "levels_taught": {rounds_a_third_down: is_a_step_early},
+}
+
 SAME_MISTAKE: dict[str, dict[Callable[..., Any], Callable[..., Any]]] = {
     "one_cycle": {chooses_too_late: holds_nothing},
     "anchor_penalty": {divides_by_the_sum: takes_the_mean},

@@ -83,6 +83,10 @@ def takes_a_negative_strength(safe_logits, adversarial_logits, alpha):
     return divides_already(safe_logits, adversarial_logits, alpha)
 
 
+def divides_from_a_half_on(safe_logits, adversarial_logits, alpha):
+    return divides_already(safe_logits, adversarial_logits, alpha) * (1.0 if alpha >= 0.5 else 1 - alpha)
+
+
 def takes_the_threshold_itself(safe_logits, threshold):
     return safe_logits.softmax(-1) >= threshold
 
@@ -312,4 +316,9 @@ WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
         never_grows: "did not come to an end",
         returns_a_tensor: "expected a list",
     },
+}
+
+# wrong in another way: it may not get the words of the answer that it stands beside, with which it agrees in the first case
+OTHER_MISTAKE: dict[str, dict[Callable[..., Any], Callable[..., Any]]] = {
+    "guided": {divides_from_a_half_on: does_not_divide}
 }

@@ -50,6 +50,10 @@ def takes_all_heads(shapes, trained, size, heads, rows, tokens):
     return _memory(shapes, trained, size, heads | {"key": heads["query"]}, rows, tokens)
 
 
+def forgets_the_heads(shapes, trained, size, heads, rows, tokens):
+    return _memory(shapes, trained, size, heads | {"key": 1}, rows, tokens)
+
+
 def forgets_the_layers(shapes, trained, size, heads, rows, tokens):
     return _memory(shapes, trained, size, heads | {"layers": 1}, rows, tokens)
 
@@ -130,6 +134,14 @@ def counts_the_fillers(model, rows, pad_id):
 def looks_at_the_longest(model, rows, pad_id):
     longest = max(range(len(rows)), key=lambda n: len(rows[n]))
     return _apart(model, rows, _batch(rows, pad_id))[longest].abs().max().item()
+
+
+def looks_at_the_first_row(model, rows, pad_id):
+    return _apart(model, rows, _batch(rows, pad_id))[0].abs().max().item()
+
+
+def keeps_the_last_row(model, rows, pad_id):
+    return _apart(model, rows, _batch(rows, pad_id))[-1].abs().max().item()
 
 
 def takes_the_mean_difference(model, rows, pad_id):
@@ -243,6 +255,16 @@ def gives_counts(kinds, labels, right):
     return [round(share * kinds.count(kind)) for share, kind in zip(_point(kinds, labels, right), by, strict=True)]
 
 
+def looks_at_the_second_row(model, rows, pad_id):
+    return _apart(model, rows, _batch(rows, pad_id))[1].abs().max().item()
+
+
+def counts_one_harmful_request_less(kinds, labels, right):
+    safe, *rest = _point(kinds, labels, right)
+    asked = kinds.count("harmful")
+    return [safe * asked / (asked - 1), *rest]
+
+
 WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
     "memory_needed": {
         adds_the_sides: "adds the sides of a shape",
@@ -252,6 +274,7 @@ WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
         counts_gradients_twice: "column should hold its two states alone",
         forgets_the_values: "Keys are there and values are not",
         takes_all_heads: "takes the heads that ask",
+        forgets_the_heads: "One head's keys and values",
         forgets_the_layers: "One layer's keys and values",
         forgets_the_rows: "cache is that of one row",
         forgets_the_tokens: "cache is that of one token",
@@ -266,6 +289,8 @@ WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
         reads_the_fillers: "mask is 1 on fillers",
         counts_the_fillers: "positions count the fillers",
         looks_at_the_longest: "longest row, which is not padded",
+        looks_at_the_first_row: "first row only",
+        keeps_the_last_row: "last row only",
         takes_the_mean_difference: "in which one moved logit drowns",
         looks_upwards: "largest difference upwards",
         adds_the_differences: "adds all differences up",
@@ -286,4 +311,11 @@ WRONG_ANSWERS: dict[str, dict[Callable[..., Any], str]] = {
         names_help_first: "Helpfulness comes first here",
         gives_counts: "gives counts: divide each",
     },
+}
+
+# wrong in another way: none may get the words of the answer that it stands beside, with which it agrees in the first case
+OTHER_MISTAKE: dict[str, dict[Callable[..., Any], Callable[..., Any]]] = {
+    "memory_needed": {forgets_the_heads: forgets_the_values},
+    "padding_moves": {looks_at_the_second_row: looks_at_the_longest},
+    "place_point": {counts_one_harmful_request_less: leaves_babble_out},
 }

@@ -52,6 +52,11 @@ def examined(
     return None
 
 
+def listed(got: Any) -> Any:
+    """What a function returns, a tuple as the list that it stands for."""
+    return list(got) if isinstance(got, tuple) else got
+
+
 def _gives(got: Any, case: Case, name: str) -> bool:
     return expect(got, {**case.named, **case.now_and_then}[name]) is None
 

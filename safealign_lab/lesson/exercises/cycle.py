@@ -6,13 +6,16 @@ Symbols: M response tokens, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..examining import call, expect, gradients
+from ..examining import Wrong, call, expect, gradients
 from ..exercise import Exercise, Function
+from . import Case, examined, listed
 
 LESSON = "32_the_cycle"
 LEVELS = ("weak", "medium", "strong")
@@ -47,28 +50,27 @@ def levels_taught(step: int, steps: int, order: str) -> list[str]:
 
 def examine_immunization_loss(function: Function) -> str | None:
     """Compares the sum with plain numbers, and what it passes back to each term with the weights."""
-    for values, push_weight, kept_weight in (
+    cases, slopes = [], []
+    for values, lam, w in (
         ((2.0, 5.0, 3.0), 0.25, 2.0),
         ((0.5, -4.0, 7.0), 0.6, 0.5),
         ((3.0, 1.0, 2.0), 0.0, 0.0),
     ):
-        terms = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in values]
-        given = f"refusal = {values[0]}, push = {values[1]}, kept = {values[2]}, λ = {push_weight}, w = {kept_weight}"
-        named = _first_mistakes(*values, push_weight, kept_weight)
-        right = (1 - push_weight) * values[0] + push_weight * values[1] + kept_weight * values[2]
-        got = call(function, *terms, push_weight, kept_weight)
-        said = expect(got, torch.tensor(right, dtype=torch.float64), _as_tensors(named), given=given)
-        if said:
-            return said
-        back = torch.stack(gradients(got, *terms)).tolist()
-        if back != _expect_list(1 - push_weight, push_weight, kept_weight, like=back):
+        terms = [_scalar(value).requires_grad_() for value in values]
+        right = _scalar((1 - lam) * values[0] + lam * values[1] + w * values[2])
+        given = f"refusal = {values[0]}, push = {values[1]}, kept = {values[2]}, λ = {lam}, w = {w}"
+        cases.append(Case((*terms, lam, w), right, _as_tensors(_first_mistakes(*values, lam, w)), given))
+        slopes.append(tuple(map(_scalar, (1 - lam, lam, w))))
+    if said := examined(function, cases):
+        return said
+    for case, wanted in zip(cases, slopes, strict=True):
+        if expect(gradients(call(function, *case.inputs), *case.inputs[:3]), wanted):
             return "Its value is right, and a gradient is lost on the way: use no `.item()`, `.detach()` or `float()`."
     return None
 
 
-def _expect_list(*numbers: float, like: Sequence[float]) -> list[float]:
-    """These numbers, where each is as near as rounding to its fellow; the fellow then stands in its place."""
-    return [two if math.isclose(one, two, abs_tol=1e-9) else one for one, two in zip(numbers, like, strict=True)]
+def _scalar(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
 
 
 def _first_mistakes(refusal: float, push: float, kept: float, lam: float, w: float) -> dict[str, float]:
@@ -88,11 +90,12 @@ def _first_mistakes(refusal: float, push: float, kept: float, lam: float, w: flo
 
 
 def _as_tensors(named: dict[str, float]) -> dict[str, Tensor]:
-    return {sentence: torch.tensor(value, dtype=torch.float64) for sentence, value in named.items()}
+    return {sentence: _scalar(value) for sentence, value in named.items()}
 
 
 def examine_alignment_loss(function: Function) -> str | None:
     """Compares with a loop over tokens, also at large logits, and with the closed form of the gradient on the logits."""
+    cases = []
     for seed, scale, kl_weight, stabilization in (
         (0, 2.0, 0.3, 0.5),
         (1, 1.0, 0.1, 20.0),
@@ -101,29 +104,30 @@ def examine_alignment_loss(function: Function) -> str | None:
     ):
         generator = torch.Generator().manual_seed(seed)
         policy, reference = scale * torch.randn(2, 5, 4, generator=generator, dtype=torch.float64)  # (M, V) each
-        preference, drift = torch.tensor([1.3, 0.04], dtype=torch.float64)
-        leaves = [one.requires_grad_() for one in (preference.clone(), policy, drift.clone())]
+        parts = (1.3, policy, reference, 0.04, kl_weight, stabilization)
+        right, named = _scalar(_slow_alignment(*parts)), _as_tensors(_second_mistakes(*parts))
+        preference, drift = _scalar(1.3).requires_grad_(), _scalar(0.04).requires_grad_()
+        inputs = (preference, policy.clone().requires_grad_(), reference, drift, kl_weight, stabilization)
         given = f"M = 5, V = 4, kl_weight = {kl_weight}, stabilization = {stabilization}"
-        got = call(function, leaves[0], leaves[1], reference, leaves[2], kl_weight, stabilization)
-        if isinstance(got, Tensor) and not bool(got.isfinite().all()):
-            return "Large logits break it: a probability rounds to 0 and has no logarithm. Stay with `log_softmax`."
-        parts = (float(preference), policy.detach(), reference, float(drift), kl_weight, stabilization)
-        right = _slow_alignment(*parts)
-        said = expect(got, torch.tensor(right, dtype=torch.float64), _as_tensors(_second_mistakes(*parts)), given=given)
-        said = said or _alignment_gradient(got, leaves, reference, kl_weight, stabilization)
-        if said:
-            return said
-    return None
+        cases.append(Case(inputs, right, named, given))
+    return examined(function, cases, _finite) or next(
+        filter(None, (_alignment_gradient(function, *case.inputs) for case in cases)), None
+    )
+
+
+def _finite(got: Any) -> Any:
+    if isinstance(got, Tensor) and not bool(got.isfinite().all()):
+        raise Wrong("Large logits break it: a probability rounds to 0 and has no logarithm. Stay with `log_softmax`.")
+    return got
 
 
 def _alignment_gradient(
-    got: Tensor, leaves: Sequence[Tensor], reference: Tensor, kl_weight: float, stabilization: float
-) -> str | None:
-    back = gradients(got, *leaves)
-    wanted = kl_weight * (leaves[1].softmax(1) - reference.softmax(1)) / len(reference)  # (M, V)
-    right = (torch.tensor(1 - kl_weight).to(wanted), wanted, torch.tensor(stabilization).to(wanted))
+    function: Function, preference: Tensor, policy: Tensor, reference: Tensor, drift: Tensor, kl_weight: float, beta: float
+) -> str | None:  # fmt: skip
+    back = gradients(call(function, preference, policy, reference, drift, kl_weight, beta), preference, policy, drift)
+    wanted = kl_weight * (policy.detach().softmax(1) - reference.softmax(1)) / len(reference)  # (M, V)
     names = ("the preference", "the policy's logits", "the drift")
-    for name, one, two in zip(names, back, right, strict=True):
+    for name, one, two in zip(names, back, (_scalar(1 - kl_weight), wanted, _scalar(beta)), strict=True):
         if not torch.allclose(one, two, atol=1e-8):
             return f"Its value is right, but what it passes back to {name} is not: detach nothing but the reference."
     return None
@@ -173,23 +177,21 @@ def _second_mistakes(
 
 
 def examine_levels_taught(function: Function) -> str | None:
-    """Compares whole phases with a count of thirds, their length a multiple of three and not."""
-    for steps in (10, 9, 3, 40):
-        for order in ("rising", "falling", "mixed"):
-            every = range(1, steps + 1)
-            got = [_listed(call(function, step, steps, order)) for step in every]
-            right = [_slow_levels(step, steps, order) for step in every]
-            named = {
-                sentence: [slip(step, steps, order) for step in every] for sentence, slip in _LEVEL_MISTAKES.items()
-            }
-            said = expect(got, right, named, given=f"a phase of {steps} steps, order {order!r} (step 1 is [0])")
-            if said:
-                return said
+    """Compares whole phases with a count of thirds, their length a multiple of three and not; each order by itself."""
+    learners = partial(_phase, partial(call, function))
+    for order in ("rising", "falling", "mixed"):
+        cases = []
+        for steps in (10, 9, 3, 40):
+            named = {sentence: _phase(slip, steps, order) for sentence, slip in _LEVEL_MISTAKES.items()}
+            given = f"a phase of {steps} steps, order {order!r} (step 1 is [0])"
+            cases.append(Case((steps, order), _phase(_slow_levels, steps, order), named, given))
+        if said := examined(learners, cases):
+            return said
     return None
 
 
-def _listed(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
+def _phase(levels: Callable[[int, int, str], Any], steps: int, order: str) -> list[Any]:
+    return [listed(levels(step, steps, order)) for step in range(1, steps + 1)]
 
 
 def _slow_levels(step: int, steps: int, order: str) -> list[str]:
@@ -223,6 +225,9 @@ _LEVEL_MISTAKES: dict[str, Callable[[int, int, str], list[str]]] = {
         lambda step, steps, order: _taught(step, steps, order, lambda s, n: s),
     "The share is rounded to the nearest: a level comes when its third begins, and no sooner.":
         lambda step, steps, order: _taught(step, steps, order, lambda s, n: 1 + round(3 * (s - 1) / n)),
+    "It takes `steps // 3` for a third, and that is rounded down where 3 does not divide the phase: compare 3 · (step − 1) with "
+    "`steps`.":
+        lambda step, steps, order: _taught(step, steps, order, lambda s, n: 1 + (s - 1) // (n // 3)),
     "It adds a level with each half of the phase: there are three levels, so a third each.":
         lambda step, steps, order: _taught(step, steps, order, lambda s, n: 1 + 2 * (s - 1) // n),
 }  # fmt: skip

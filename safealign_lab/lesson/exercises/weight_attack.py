@@ -1,4 +1,4 @@
-"""The exercises of lesson 31 on the weights themselves: the gradient at attacked weights, and a step that holds the canaries.
+"""The exercise of lesson 31 on attacked weights: the gradient there, and the weights back again.
 
 Symbols: θ weights, g a gradient, δ a perturbation, ρ its radius.
 """
@@ -6,13 +6,16 @@ Symbols: θ weights, g a gradient, δ a perturbation, ρ its radius.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..examining import call, expect
+from ..examining import Wrong, call
 from ..exercise import Exercise, Function
+from . import Case, examined, listed
 
 LESSON = "31_canaries"
 
@@ -34,18 +37,6 @@ def attacked_gradients(
         with torch.no_grad():
             for weight, value in zip(weights, kept, strict=True):
                 weight.copy_(value)
-
-
-def shielded_step(model: nn.Module, masks: dict[str, Tensor], step: Callable[[], None]) -> float:
-    """Calls step(), writes the weights under the masks back, and returns how far the farthest of them had moved."""
-    weights = dict(model.named_parameters())
-    kept = {name: weights[name].detach()[mask].clone() for name, mask in masks.items()}
-    step()
-    moved = [float((weights[name].detach()[mask] - kept[name]).abs().max()) for name, mask in masks.items()]
-    with torch.no_grad():
-        for name, mask in masks.items():
-            weights[name][mask] = kept[name]
-    return max(moved)
 
 
 # ---------------------------------------------------------------- the gradient at attacked weights
@@ -97,22 +88,27 @@ class _Toy(nn.Module):
 
 def examine_attacked_gradients(function: Function) -> str | None:
     """Compares with the formula at copies of the weights; then looks at the weights, also where an evaluation breaks off."""
+    cases = []
     for seed, radius in ((0, 0.05), (1, 0.5), (2, 0.01)):
-        model, untouched = _Toy(seed), _Toy(seed)
+        untouched = _Toy(seed)
         places = _places(untouched, radius)
-        got = call(function, model, model.raised, model.loss, radius)
-        said = _left_behind(model, untouched, places["right"])
-        if said:
-            return said
-        if isinstance(got, tuple):
-            got = list(got)
-        if isinstance(got, list) and not all(bool(torch.as_tensor(one).isfinite().all()) for one in got):
-            return "It divides by a norm of 0: a tensor whose gradient is all zeros has no direction, and stays where it is."
         at = {name: _gradients_at(untouched, place) for name, place in places.items()}
-        said = expect(got, at["right"], _gradient_mistakes(untouched, places["right"], at), given=f"radius = {radius}")
-        if said:
-            return said
-    return _examine_exception(function)
+        named = _gradient_mistakes(untouched, places["right"], at)
+        cases.append(Case((seed, radius), at["right"], named, f"radius = {radius}"))
+    return examined(partial(_found, function), cases) or _examine_exception(function)
+
+
+def _found(function: Function, seed: int, radius: float) -> Any:
+    model, untouched = _Toy(seed), _Toy(seed)
+    got = call(function, model, model.raised, model.loss, radius)
+    if not _same(model, untouched):
+        raise Wrong(_left_behind(model, untouched, _places(untouched, radius)["right"]))
+    got = listed(got)
+    if isinstance(got, list) and not all(bool(torch.as_tensor(one).isfinite().all()) for one in got):
+        raise Wrong(
+            "It divides by a norm of 0: a tensor whose gradient is all zeros has no direction, and stays where it is."
+        )
+    return got
 
 
 def _examine_exception(function: Function) -> str | None:
@@ -127,10 +123,8 @@ def _examine_exception(function: Function) -> str | None:
     return "It swallows the exception of an evaluation: put the weights back, and let the exception go on (`finally` does both)."
 
 
-def _left_behind(model: _Toy, untouched: _Toy, attacked: list[Tensor]) -> str | None:
+def _left_behind(model: _Toy, untouched: _Toy, attacked: list[Tensor]) -> str:
     """What is said where the weights are not the ones that came in."""
-    if _same(model, untouched):
-        return None
     if all(torch.allclose(one, two) for one, two in zip(_moving(model), attacked, strict=True)):
         return "The weights stay where the attack moved them: the optimiser would step from a compromised model. Put θ back."
     if all(torch.allclose(one, two) for one, two in zip(model.parameters(), untouched.parameters(), strict=True)):
@@ -200,125 +194,6 @@ def _gradient_mistakes(model: _Toy, place: list[Tensor], at: dict[str, list[Tens
     }
 
 
-# ---------------------------------------------------------------- a step that holds
-
-
-class _Bench:
-    """A model in the middle of a training by AdamW, with momentum and decay, and the canaries' masks; of one seed, twins."""
-
-    def __init__(self, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.model = nn.Module()
-        for name, size in {"first": (3, 4), "second": (5,), "third": (4,)}.items():
-            self.model.register_parameter(name, nn.Parameter(torch.randn(size, generator=generator)))
-        self.weights = dict(self.model.named_parameters())
-        self.optimiser = torch.optim.AdamW(self.weights.values(), 0.05, weight_decay=0.3)
-        for number in range(4):
-            for weight in self.weights.values():
-                weight.grad = torch.randn(weight.shape, generator=generator)
-            if number < 3:
-                self.optimiser.step()
-        self.masks = {
-            name: torch.rand(self.weights[name].shape, generator=generator) < 0.5 for name in ("first", "second")
-        }
-        for mask in self.masks.values():
-            mask.view(-1)[0] = True
-        self.before = {name: weight.detach().clone() for name, weight in self.weights.items()}
-        self.steps = 0
-
-    def step(self) -> None:
-        """The optimiser's step, counted."""
-        self.steps += 1
-        self.optimiser.step()
-
-    def quiet(self) -> _Bench:
-        """The same after a step without gradients on the canaries."""
-        for name, mask in self.masks.items():
-            gradient = self.weights[name].grad
-            if gradient is not None:
-                gradient[mask] = 0.0
-        self.step()
-        return self
-
-    def values(self, canaries: bool) -> Tensor:
-        """The canaries, or all other weights, end to end; (N,)."""
-        return self._laid(self.weights, canaries)
-
-    def at_rest(self) -> tuple[Tensor, Tensor]:
-        """The same two before the step; (N,) each."""
-        return self._laid(self.before, True), self._laid(self.before, False)
-
-    def _laid(self, tensors: Mapping[str, Tensor], canaries: bool) -> Tensor:
-        none = {name: torch.zeros_like(one, dtype=torch.bool) for name, one in tensors.items()}
-        masks = none | self.masks
-        return torch.cat([one.detach()[masks[name] == canaries] for name, one in tensors.items()])  # (N,)
-
-    def moved(self, name: str) -> Tensor:
-        """How far each weight of a tensor has gone from where it was."""
-        return (self.weights[name] - self.before[name]).detach()
-
-
-def examine_shielded_step(function: Function) -> str | None:
-    """Compares the canaries with what they were, all else with an unshielded twin, and the number with the twin's movement."""
-    for seed in (0, 1):
-        bench, twin, quiet = _Bench(seed), _Bench(seed), _Bench(seed).quiet()
-        twin.step()
-        got = call(function, bench.model, bench.masks, bench.step)
-        if bench.steps != 1:
-            return f"step() was called {bench.steps} times: a shielded step makes one."
-        said = _unheld(bench, twin, quiet) or _farthest(got, twin, quiet)
-        if said:
-            return said
-    return None
-
-
-def _unheld(bench: _Bench, twin: _Bench, quiet: _Bench) -> str | None:
-    """What is said where a canary has moved, or another weight has not moved as it should."""
-    canaries, others = bench.values(True), bench.values(False)
-    canaries_before, others_before = bench.at_rest()
-    if torch.equal(canaries, canaries_before):
-        if torch.equal(others, others_before):
-            return (
-                "Nothing has moved: write the canaries back, and leave all other weights where the step has put them."
-            )
-        if not torch.allclose(others, twin.values(False)):
-            return (
-                "Weights that are no canaries have to be where the step has put them: write back under the masks only."
-            )
-        return None
-    if torch.equal(others, others_before):
-        return "It holds all the others: True marks the canaries, and they are to stay."
-    if torch.equal(canaries, twin.values(True)):
-        return (
-            "The canaries have moved with all the rest: keep a copy of their values, and write it back after the step."
-        )
-    if torch.equal(canaries, quiet.values(True)):
-        return "Gradients of 0 do not hold a weight: AdamW's momentum and decay have moved it. Write it back after the step."
-    return "The canaries are not bit for bit where they were: what is written back has to be the copy of before."
-
-
-def _farthest(got: float, twin: _Bench, quiet: _Bench) -> str | None:
-    def _of(bench: _Bench) -> Tensor:
-        return torch.cat([bench.moved(name)[mask] for name, mask in bench.masks.items()])
-
-    moved, everything = _of(twin), torch.cat([twin.moved(name).flatten() for name in twin.weights])
-    named = {
-        "It measures after writing back, where nothing has moved any more: measure between the two.": 0.0,
-        "It returns the mean distance: the farthest was asked for.": float(moved.abs().mean()),
-        "It returns the sum of the distances: the farthest was asked for.": float(moved.abs().sum()),
-        "It returns the largest movement upwards: one that goes down can be the farthest.": float(moved.max()),
-        "It measures all weights: only those under the masks were asked for.": float(everything.abs().max()),
-        "It returns the length of the whole movement: the farthest single weight was asked for.": float(moved.norm()),
-        "It zeroes the gradients first, which changes the step: writing back makes it needless.": float(
-            _of(quiet).abs().max()
-        ),
-        "It looks at one tensor only: the farthest of all masks was asked for.": float(
-            twin.moved("second")[twin.masks["second"]].abs().max()
-        ),
-    }
-    return expect(got, float(moved.abs().max()), named, given="a step of AdamW with momentum and decay")
-
-
 EXERCISES = (
     Exercise(
         name="attacked_gradients", solution=attacked_gradients, examine=examine_attacked_gradients, minutes=10, lesson=LESSON,
@@ -327,14 +202,6 @@ EXERCISES = (
             "whatever happens in between, the copies go back.",
             "`torch.autograd.grad(raised(), weights)`; `weight.add_(radius * weight.norm() * g / g.norm())` where `g.any()`; "
             "`try: … return torch.autograd.grad(loss(), weights)`, `finally: weight.copy_(value)` for each.",
-        ),
-    ),
-    Exercise(
-        name="shielded_step", solution=shielded_step, examine=examine_shielded_step, minutes=6, lesson=LESSON,
-        hints=(
-            "Three things in order: a copy of the values under each mask; the step; the distance, and the copies written back.",
-            "`weights = dict(model.named_parameters())`, `weights[name].detach()[mask].clone()`; under `torch.no_grad()` "
-            "`weights[name][mask] = kept[name]`.",
         ),
     ),
 )  # fmt: skip

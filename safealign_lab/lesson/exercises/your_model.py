@@ -1,31 +1,20 @@
-"""The exercises of lesson 41: memory before loading, whether left padding moves an answer, and a point out of labels.
+"""The exercises of lesson 41 on answers: whether left padding moves one, and a point out of labels.
 
 Symbols: B rows, T tokens, V vocabulary, D hidden size, N requests.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from ..examining import call, expect
 from ..exercise import Exercise, Function
+from . import Case, examined, listed
 
 LESSON = "41_your_model"
 Reads = Callable[[Tensor, Tensor, Tensor], Tensor]  # ids, mask, positions, each (B, T) → logits (B, T, V)
-
-
-def memory_needed(
-    shapes: dict[str, tuple[int, ...]], trained: list[str], size: int, heads: dict[str, int], rows: int, tokens: int
-) -> list[int]:
-    """Bytes of the weights, of their gradients, of AdamW's two states, and of a batch's keys and values."""
-    numbers = {name: torch.Size(shape).numel() for name, shape in shapes.items()}
-    learning = sum(numbers[name] for name in trained)
-    cache = 2 * heads["layers"] * rows * tokens * heads["key"] * heads["width"]
-    return [sum(numbers.values()) * size, learning * size, 2 * learning * size, cache * size]
 
 
 def padding_moves(model: Reads, rows: list[list[int]], pad_id: int) -> float:
@@ -54,89 +43,6 @@ def place_point(kinds: list[str], labels: list[str], right: list[bool]) -> list[
     ]  # fmt: skip
 
 
-# ---------------------------------------------------------------- memory
-
-# shapes, trained, size, heads, rows, tokens
-_Model = tuple[dict[str, tuple[int, ...]], list[str], int, dict[str, int], int, int]
-_MODELS: tuple[_Model, ...] = (
-    (
-        {"embedding": (11, 6), "layer.up": (7, 6), "layer.down": (6, 7), "norm": (6,)}, ["layer.up", "norm"], 4,
-        {"layers": 3, "query": 8, "key": 2, "width": 5}, 6, 7,
-    ),
-    (
-        {"embedding": (9, 8), "layer.one": (8, 8), "adapter.a": (2, 8), "adapter.b": (8, 2)}, ["adapter.a", "adapter.b"], 2,
-        {"layers": 5, "query": 4, "key": 1, "width": 3}, 3, 10,
-    ),
-    ({"embedding": (5, 4), "layer": (4, 4)}, [], 2, {"layers": 2, "query": 3, "key": 3, "width": 4}, 1, 6),
-)  # fmt: skip
-
-
-def examine_memory_needed(function: Function) -> str | None:
-    """Compares with a count of every single number."""
-    for shapes, trained, size, heads, rows, tokens in _MODELS:
-        got = call(function, shapes, trained, size, heads, rows, tokens)
-        if isinstance(got, tuple):
-            got = list(got)
-        right = _slow_memory(shapes, trained, size, heads, rows, tokens)
-        mistakes = _memory_mistakes(shapes, trained, size, heads, rows, tokens, right)
-        said = expect(
-            got, right, mistakes, given=f"{len(shapes)} weights, {len(trained)} of them trained, size = {size}"
-        )
-        if said:
-            return said
-    return None
-
-
-def _counted(shape: Sequence[int]) -> int:
-    return sum(1 for _ in itertools.product(*map(range, shape)))
-
-
-def _slow_memory(
-    shapes: dict[str, tuple[int, ...]], trained: list[str], size: int, heads: dict[str, int], rows: int, tokens: int
-) -> list[int]:
-    found = [0, 0, 0, 0]
-    for name, shape in shapes.items():
-        found[0] += size * _counted(shape)
-        if name in trained:
-            found[1] += size * _counted(shape)
-            found[2] += size * _counted(shape) + size * _counted(shape)
-    for _layer, _row, _token in itertools.product(range(heads["layers"]), range(rows), range(tokens)):
-        found[3] += size * (heads["key"] * heads["width"] + heads["key"] * heads["width"])  # a key and a value
-    return found
-
-
-def _memory_mistakes(
-    shapes: dict[str, tuple[int, ...]], trained: list[str], size: int, heads: dict[str, int], rows: int, tokens: int,
-    right: list[int],
-) -> dict[str, object]:  # fmt: skip
-    weights, gradients, adam, cache = right
-    sides = {name: size * sum(shape) for name, shape in shapes.items()}
-    summed = sum(sides[name] for name in trained)
-    per_head = cache // heads["key"]
-    return {
-        "It adds the sides of a shape up: a weight of 3 × 4 has twelve numbers, the product.":
-            [sum(sides.values()), summed, 2 * summed, cache],
-        "A frozen weight gathers no gradient: only what is trained has one, and Adam's states.":
-            [weights, weights, 2 * weights, cache],
-        "Adam's states of frozen weights are counted: what is never updated has none.": [weights, gradients, 2 * weights, cache],
-        "AdamW keeps two running means for each trained number, of the gradient and of its square: one is missing.":
-            [weights, gradients, gradients, cache],
-        "Adam's column should hold its two states alone: the gradients are in it as well.":
-            [weights, gradients, 3 * gradients, cache],
-        "Keys are there and values are not: a layer keeps both.": [weights, gradients, adam, cache // 2],
-        "It takes the heads that ask: fewer heads of keys and values may serve them all.":
-            [weights, gradients, adam, per_head * heads["query"]],
-        "One layer's keys and values are counted: each layer has its own.": [weights, gradients, adam, cache // heads["layers"]],
-        "The cache is that of one row: each row of the batch has its own.": [weights, gradients, adam, cache // rows],
-        "The cache is that of one token: it grows with each.": [weights, gradients, adam, cache // tokens],
-        "The cache has numbers where bytes are asked for.": [weights, gradients, adam, cache // size],
-        "These are numbers, and bytes are asked for: each takes `size` of them.": [one // size for one in right],
-        "What is trained is left out of the first column: it has to be there as well.":
-            [weights - gradients, gradients, adam, cache],
-        "It is all in one sum: return the four apart.": sum(right),
-    }  # fmt: skip
-
-
 # ---------------------------------------------------------------- left padding
 
 
@@ -162,29 +68,29 @@ class _Reader:
         return (scores.softmax(dim=-1) @ states) @ self.words.T  # (B, T, V)
 
 
-_ROWS = [[3, 7, 1, 9, 4], [5, 2], [8, 6, 10]]
+_Rows = list[list[int]]
+_ROWS = [[8, 6, 10], [5, 2], [3, 7, 1, 9, 4]]
 _READERS = ((0, True, True), (1, False, True), (2, True, False), (3, False, False))
 
 
 def examine_padding_moves(function: Function) -> str | None:
     """Compares with one row at a time, for a model that reads rightly and for three that are deaf to something."""
+    cases = []
     for seed, mask, positions in _READERS:
         model = _Reader(seed, mask, positions)
         deaf = [name for name, hears in (("the mask", mask), ("the positions", positions)) if not hears]
-        got = call(function, model, _ROWS, 0)
-        right = _slow_padding(model)
+        rows = _ROWS[seed % 3 :] + _ROWS[: seed % 3]  # so that the longest is not always in one place
+        right = _slow_padding(model, rows)
         given = f"a model that {'is deaf to ' + ' and '.join(deaf) if deaf else 'reads rightly'}"
-        said = expect(got, right, _padding_mistakes(model, right), given=given)
-        if said:
-            return said
-    return None
+        cases.append(Case((model, rows, 0), right, _padding_mistakes(model, rows, right), given))
+    return examined(function, cases)
 
 
-def _rows_of(side: str, masked: bool = True, counted: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows as a batch: ids, mask, positions, with a mistake if wanted; (B, T) each."""
-    width = max(map(len, _ROWS))
-    gaps = [[0] * (width - len(row)) for row in _ROWS]
-    pairs = list(zip(gaps, _ROWS, strict=True))
+def _batch(rows: _Rows, side: str, masked: bool = True, counted: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows as a batch: ids, mask, positions, with a mistake if wanted; (B, T) each."""
+    width = max(map(len, rows))
+    gaps = [[0] * (width - len(row)) for row in rows]
+    pairs = list(zip(gaps, rows, strict=True))
     ids = [gap + row if side == "left" else row + gap for gap, row in pairs]
     ones = [
         [0] * len(gap) + [1] * len(row) if side == "left" else [1] * len(row) + [0] * len(gap) for gap, row in pairs
@@ -198,17 +104,15 @@ def _rows_of(side: str, masked: bool = True, counted: bool = True) -> tuple[Tens
     return torch.tensor(ids), mask, torch.tensor(places)
 
 
-def _alone(model: Reads) -> list[Tensor]:
+def _alone(model: Reads, rows: _Rows) -> list[Tensor]:
     """The logits of each row alone, (T, V) each."""
-    return [
-        model(torch.tensor([row]), torch.ones(1, len(row)).long(), torch.arange(len(row))[None])[0] for row in _ROWS
-    ]  # fmt: skip
+    return [model(*_batch([row], "left"))[0] for row in rows]
 
 
-def _slow_padding(model: Reads) -> float:
+def _slow_padding(model: Reads, rows: _Rows) -> float:
     """One row at a time behind as many fillers, number by number."""
-    farthest, width = 0.0, max(map(len, _ROWS))
-    for row, alone in zip(_ROWS, _alone(model), strict=True):
+    farthest, width = 0.0, max(map(len, rows))
+    for row, alone in zip(rows, _alone(model, rows), strict=True):
         gap = width - len(row)
         ids, mask = torch.tensor([[0] * gap + row]), torch.tensor([[0] * gap + [1] * len(row)])  # (1, T)
         padded = model(ids, mask, torch.tensor([[0] * gap + [*range(len(row))]]))[0, -1]  # (V,)
@@ -217,25 +121,28 @@ def _slow_padding(model: Reads) -> float:
     return farthest
 
 
-def _padding_mistakes(model: Reads, right: float) -> dict[str, object]:
-    alone = torch.stack([one[-1] for one in _alone(model)])  # (B, V)
-    left = model(*_rows_of("left"))[:, -1]  # (B, V)
+def _padding_mistakes(model: Reads, rows: _Rows, right: float) -> dict[str, object]:
+    def _farthest(side: str, column: int = -1, masked: bool = True, counted: bool = True) -> float:
+        alone = torch.stack([one[column] for one in _alone(model, rows)])  # (B, V)
+        return float((model(*_batch(rows, side, masked, counted))[:, column] - alone).abs().max())
+
+    alone = torch.stack([one[-1] for one in _alone(model, rows)])  # (B, V)
+    left = model(*_batch(rows, "left"))[:, -1]  # (B, V)
     apart = left - alone  # (B, V)
-    whole = model(*_rows_of("left", False, False))[:, -1]  # (B, V)
+    first, *_, last = each = apart.abs().amax(dim=1).tolist()
     return {
-        "The padding is on the right, where the last column is a filler's: put it on the left.":
-            float((model(*_rows_of("right"))[:, -1] - alone).abs().max()),
-        "Neither mask nor positions tell the fillers from the text.": float((whole - alone).abs().max()),
-        "The mask is 1 on fillers too, so that they are read: it is 1 on the text alone.":
-            float((model(*_rows_of("left", masked=False))[:, -1] - alone).abs().max()),
+        "The padding is on the right, where the last column is a filler's: put it on the left.": _farthest("right"),
+        "Neither mask nor positions tell the fillers from the text.": _farthest("left", masked=False, counted=False),
+        "The mask is 1 on fillers too, so that they are read: it is 1 on the text alone.": _farthest("left", masked=False),
         "The positions count the fillers: the text's first token has the position 0, wherever it stands.":
-            float((model(*_rows_of("left", counted=False))[:, -1] - alone).abs().max()),
-        "It looks at the longest row, which is not padded: go through all.": float(apart[0].abs().max()),
+            _farthest("left", counted=False),
+        "It looks at the longest row, which is not padded: go through all.": each[rows.index(max(rows, key=len))],
+        "It looks at the first row only: go through all.": first,
+        "It looks at the last row only: keep the largest over all.": last,
         "It takes the mean, in which one moved logit drowns: take the largest.": float(apart.abs().mean()),
         "It takes the largest difference upwards: one downwards counts as well, by its absolute value.": float(apart.max()),
         "It adds all differences up: the largest one is asked for.": float(apart.abs().sum()),
-        "It compares the first column, which is a filler in short rows: an answer follows the last.":
-            float((model(*_rows_of("left"))[:, 0] - torch.stack([one[0] for one in _alone(model)])).abs().max()),
+        "It compares the first column, which is a filler in short rows: an answer follows the last.": _farthest("left", 0),
         "It says how many likeliest tokens change: ask how far a logit moves, since the next request may be closer.":
             float((left.argmax(1) != alone.argmax(1)).sum()),
         "It says whether anything moves: say how far.": bool(right > 1e-6),
@@ -262,16 +169,11 @@ def _asked(seed: int) -> tuple[list[str], list[str], list[bool]]:
 
 def examine_place_point(function: Function) -> str | None:
     """Compares with counting on one's fingers, on two sets of answers."""
-    for seed in (0, 1):
-        kinds, labels, right = _asked(seed)
-        got = call(function, kinds, labels, right)
-        if isinstance(got, tuple):
-            got = list(got)
-        wanted = _slow_point(kinds, labels, right)
-        said = expect(got, wanted, _point_mistakes(kinds, labels, right, wanted), given=f"{len(kinds)} answers")
-        if said:
-            return said
-    return None
+    cases = []
+    for answers in map(_asked, (0, 1)):
+        wanted = _slow_point(*answers)
+        cases.append(Case(answers, wanted, _point_mistakes(*answers, wanted), f"{len(answers[0])} answers"))
+    return examined(function, cases, listed)
 
 
 def _slow_point(kinds: Sequence[str], labels: Sequence[str], right: Sequence[bool]) -> list[float]:
@@ -324,15 +226,6 @@ def _point_mistakes(
 
 
 EXERCISES = (
-    Exercise(
-        name="memory_needed", solution=memory_needed, examine=examine_memory_needed, minutes=8, lesson=LESSON,
-        hints=(
-            "Count numbers first: the product of a shape's sides. Then ask of each column who has one: all weights, or only "
-            "the trained ones?",
-            "Gradients: the trained numbers; AdamW: twice as many. Cache: 2 · layers · rows · tokens · heads of keys · width. "
-            "All times `size`.",
-        ),
-    ),
     Exercise(
         name="padding_moves", solution=padding_moves, examine=examine_padding_moves, minutes=10, lesson=LESSON,
         hints=(
