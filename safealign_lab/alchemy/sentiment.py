@@ -1,7 +1,7 @@
 """Four kinds of short text with a pleased or displeased writer: what the distillation lessons learn at tier "tiny".
 
 A text has one or two clauses. Each clause has a polarity: the strength of its word, scaled by "very" or "rather", turned and
-weakened by "not". After "but" the second clause decides, after "although" it does too. The label is drawn from
+weakened by "not". Around "but" the second clause decides, around "although" the first. The label is drawn from
 P(pleased) = σ(1.5 · score), so that texts near zero are truly ambiguous and a calibrated teacher has something to say that a hard
 label does not.
 """

@@ -40,7 +40,8 @@ def perturbed(
 
     Args:
         parameters: name → tensor. Frozen ones are not moved, tied ones once.
-        attack_radius: ρ ≥ 0, ‖δ_i‖ / ‖θ_i‖; up = a stronger attack, at some point a broken model. 0.01 is usual.
+        attack_radius: ρ ≥ 0, ‖δ_i‖ / ‖θ_i‖; up = a stronger attack, at some point a broken model. 0.01 suits the
+            small world's model, and is far too much for SmolLM2: choose it by the loss that it leaves.
         loss: what the perturbation raises, evaluated at the present weights, for example the loss of refusing. None moves in
             random directions, as a control of equal norm.
         steps: of the ascent; up = a stronger attack, and one more evaluation and gradient each.
