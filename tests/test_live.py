@@ -78,9 +78,9 @@ class Counted:
         return self.ready.answers(*asked)
 
 
-MOVES = {
-    "alpha": [0.1, 0.3, 0.4, 0.6, 0.8], "epsilon": [0.0, 0.1, 0.2], "temperature": [1.0, 4.0],
-    "canary_fraction": [0.0, 0.3, 0.9], "stabilization": [1.0, 10000.0],
+MOVES = {  # several of each, to and fro where there are few stops: one pause of the garbage collector is no finding
+    "alpha": [0.1, 0.3, 0.4, 0.6, 0.8], "epsilon": [0.0, 0.1, 0.2, 0.1, 0.0], "temperature": [1.0, 4.0, 2.0, 4.0, 1.0],
+    "canary_fraction": [0.0, 0.3, 0.9, 0.3, 0.0], "stabilization": [1.0, 10000.0, 100.0, 10000.0, 1.0],
     "threshold": [0.25 * step for step in range(-5, 6)], "view": list(tiny_lab.VIEWS[1:]),
 }  # fmt: skip
 START = {name: given[3] if isinstance(given, tuple) else given[0] for name, given in CONTROLS.items()}
