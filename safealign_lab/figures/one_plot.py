@@ -238,7 +238,9 @@ def costs(points: Sequence[Point]) -> go.Figure:
             title={"text": title, "font": {"size": 12}}, rangemode="tozero", gridcolor=FAINT, col=column
         )
     names = [one.name for one in priced]
-    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], automargin=True, gridcolor=FAINT)
+    figure.update_yaxes(
+        categoryorder="array", categoryarray=names[::-1], automargin=True, gridcolor=FAINT, ticksuffix="  "
+    )
     figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
     dearest = {cost: max(priced, key=lambda one, cost=cost: one.cost[cost]) for cost in COSTS}  # type: ignore[misc]
     told = "; ".join(f"{COSTS[cost]}: most for {one.name}, {one.cost[cost]:.2f}" for cost, one in dearest.items())
