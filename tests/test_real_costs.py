@@ -9,7 +9,7 @@ import torch
 
 from safealign_lab.chat import conversation, encode
 from safealign_lab.contrast.baselines import Method
-from safealign_lab.one_plot import real_costs
+from safealign_lab.one_plot import real_costs, tiny_lab
 from safealign_lab.studies.undefended import NEW_TOKENS
 
 TRAINED = {  # by hand: which prompts each method needs
@@ -39,14 +39,18 @@ class Clock:
         return _take
 
 
+KEPT = (real_costs._prompt, real_costs._defence, real_costs._gate, real_costs._hundred)
+
+
 @pytest.fixture
 def clock(monkeypatch):
     found = Clock()
-    monkeypatch.setattr(real_costs, "time", found)
-    for kept in (real_costs._prompt, real_costs._defence, real_costs._gate, real_costs._hundred):
+    for module in (real_costs, tiny_lab):
+        monkeypatch.setattr(module, "time", found)
+    for kept in KEPT:
         kept.cache_clear()
     yield found
-    for kept in (real_costs._prompt, real_costs._defence, real_costs._gate, real_costs._hundred):
+    for kept in KEPT:
         kept.cache_clear()
 
 
@@ -79,12 +83,15 @@ def test_a_step_is_timed_without_what_is_set_up_before_it(clock):
     assert real_costs._per_step(clock.busy(lambda steps: 50.0 + 3.0 * steps)) == pytest.approx(3.0)
 
 
+def test_a_token_is_timed_without_the_first_one_and_what_comes_before_it(clock):
+    assert tiny_lab.seconds_per_token(clock.busy(lambda tokens: 50.0 + 3.0 * tokens), 33) == pytest.approx(3.0)
+
+
 def test_a_prompt_costs_what_is_prepared_once_and_all_its_steps(clock, monkeypatch, lab):
-    clock_of = {"steps": 2.0, "ready": 11.0}
     monkeypatch.setattr(real_costs, "real_model", lambda: lab.model)
     monkeypatch.setattr(real_costs, "training_anchors", list)
-    monkeypatch.setattr(real_costs, "Optimisation", clock.busy(clock_of["ready"]))
-    monkeypatch.setattr(real_costs, "optimise", clock.busy(lambda _, __, plan: 5.0 + clock_of["steps"] * plan.steps))
+    monkeypatch.setattr(real_costs, "Optimisation", clock.busy(11.0))
+    monkeypatch.setattr(real_costs, "optimise", clock.busy(lambda _, __, plan: 5.0 + 2.0 * plan.steps))
     for role, steps in (("safeguarding", 400), ("adversarial", 200)):
         assert real_costs._prompt(role) == pytest.approx(11.0 + 2.0 * steps)
 

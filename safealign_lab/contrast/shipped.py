@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -79,15 +78,8 @@ def train_on(anchors: Sequence[Anchor], role: Role, recipe: Recipe, seed: int, r
 def training_anchors() -> list[Anchor]:
     """All training requests with the model's own answers, kept in the cache folder, since asking takes minutes."""
     file = fetching.cache_folder() / "smollm2" / f"anchors-{data_hash(['english'])[:16]}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):  # a second process waits, and reads what the first one asked for
-        if file.is_file():
-            return [Anchor(**fields) for fields in json.loads(file.read_text(encoding="utf-8"))]
-        found = english(*real_model())
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps([asdict(one) for one in found]), encoding="utf-8")
-        partial.replace(file)
-    return found
+    found = fetching.remembered(file, lambda: [asdict(one) for one in english(*real_model())])
+    return [Anchor(**fields) for fields in found]
 
 
 def rebuild() -> None:

@@ -25,7 +25,6 @@ from ..contrast.soft_prompts import initial
 from ..distillation import features, gate_task, trunk
 from ..distillation.gate_studies import NOISE, SETTINGS, gate_with
 from ..distillation.student import train_student
-from ..generation import answer
 from ..immunization.canaries import select
 from ..immunization.cycle import align, immunize, trained_weights
 from ..immunization.phases import Room, immunizing
@@ -35,12 +34,13 @@ from ..studies.runner import Study
 from ..studies.undefended import NEW_TOKENS
 from ..training import Plan, train
 from .real_study import CYCLE, DEFENCES, LEARNED, Setting, rounded, setting
+from .tiny_lab import seconds_for_hundred, seconds_of, seconds_per_token
 from .your_memory import of_streams
 
 EPSILON, TEMPERATURE = 0.05, 2.0  # of the gate
 GATE = f"gate, ε = {EPSILON:g}, τ = {TEMPERATURE:g}"
 STEPS, REPEATS = 4, 3  # timed steps of a training; rounds of decoding, of which the fastest counts
-BATCH, LONG, SHORT = 16, 33, 1
+BATCH, LONG = 16, 33
 READ = 64  # texts whose reading is timed
 COSTED = (*WRITTEN, *TRAINED, *DEFENCES, GATE)
 
@@ -76,16 +76,9 @@ def _ratios(trained: float, token: float, memory: float) -> dict[str, float]:
     return {"training": round(trained / _hundred(), 2), "time": round(token, 3), "memory": round(memory, 4)}
 
 
-def _seconds(run: Callable[[], Any]) -> float:
-    """Of the processor, until it has run."""
-    began = time.process_time()
-    run()
-    return time.process_time() - began
-
-
 def _per_step(run: Callable[[int], Any]) -> float:
     """Seconds of a step of what takes a number of steps, without what it sets up."""
-    first, more = _seconds(partial(run, 1)), _seconds(partial(run, 1 + STEPS))
+    first, more = seconds_of(partial(run, 1)), seconds_of(partial(run, 1 + STEPS))
     return (more - first) / STEPS
 
 
@@ -96,15 +89,13 @@ def _requests() -> list[str]:
 @cache
 def _hundred() -> float:
     """The seconds in which the undefended model answers a hundred everyday requests."""
-    model, tokenizer = real_model()
-    return _seconds(lambda: answer(model, tokenizer, _requests()[:100], batch_size=32, max_new_tokens=NEW_TOKENS))
+    return seconds_for_hundred(*real_model(), _requests(), system=None, batch_size=32)
 
 
 def _per_token(method: Method) -> float:
     """Seconds for each token after the first, of answers that never end, in a batch."""
     answers = partial(method, *real_model(), _requests()[:BATCH], batch_size=BATCH, end_ids=(-1,))
-    long, short = (_seconds(partial(answers, max_new_tokens=tokens)) for tokens in (LONG, SHORT))
-    return (long - short) / (LONG - SHORT)
+    return seconds_per_token(lambda tokens: answers(max_new_tokens=tokens), LONG)
 
 
 def _memory(method: Method) -> int:
@@ -147,7 +138,7 @@ def _defence(defence: str) -> float:
 
 def _known(of: Setting) -> float:
     rows = [(row.request, side) for row in of.harmless for side in (row.chosen, row.rejected)]
-    return _seconds(lambda: measure(of.model, of.tokenizer, rows[:READ], None, progress=False)) * len(rows) / READ
+    return seconds_of(lambda: measure(of.model, of.tokenizer, rows[:READ], None, progress=False)) * len(rows) / READ
 
 
 def _cycle(of: Setting, room: Room) -> float:
@@ -161,7 +152,7 @@ def _cycle(of: Setting, room: Room) -> float:
 
     scores = _first(1)
     canaries = select(scores, CYCLE.canary_fraction)
-    choosing = _seconds(lambda: select(scores, CYCLE.canary_fraction))
+    choosing = seconds_of(lambda: select(scores, CYCLE.canary_fraction))
     return choosing + CYCLE.first.steps * _per_step(_first) + CYCLE.second.steps * _per_step(_second)
 
 
@@ -172,9 +163,9 @@ def _gate() -> float:
     texts = [row["request"] for row in task.train]
     seen, lines = gate_task.views(texts), gate_task.teacher_lines()
     labels, groups = task.labels.bool().tolist(), gate_task.groups(task.train)
-    fitted = _seconds(lambda: gate_task.cross_fit(seen, lines, labels, groups))
+    fitted = seconds_of(lambda: gate_task.cross_fit(seen, lines, labels, groups))
     settings = replace(SETTINGS, perturbation=replace(NOISE, epsilon=EPSILON), temperature=TEMPERATURE)
-    student = _seconds(
+    student = seconds_of(
         lambda: train_student(task.features, task.labels, task.teacher_logits, settings, 0, progress=False)
     )
     return _reading(texts) + fitted + student
@@ -190,7 +181,7 @@ def _reading(texts: Sequence[str]) -> float:
     ):
         model, tokenizer = features.backbone(name, dtype)
         rows = trunk.encode(tokenizer, texts[:READ], template)
-        seconds += _seconds(partial(trunk.extract, model, tokenizer, rows, layer, progress=False))
+        seconds += seconds_of(partial(trunk.extract, model, tokenizer, rows, layer, progress=False))
     return seconds * len(texts) / READ
 
 

@@ -18,7 +18,6 @@ from itertools import cycle
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -121,20 +120,15 @@ def setting() -> Setting:
 
 def _known(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Exchange]) -> References:
     """What the reference thinks of all rows, kept in the cache folder, since asking takes minutes."""
-    said = hashlib.sha256(json.dumps([models.SMOLLM2, list(rows)]).encode()).hexdigest()[:16]
-    file = fetching.cache_folder() / "smollm2" / f"references-{said}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):
-        if file.is_file():
-            return References(
-                {(request, answer): logp for request, answer, logp in json.loads(file.read_text("utf-8"))}
-            )
+    asked = hashlib.sha256(json.dumps([models.SMOLLM2, list(rows)]).encode()).hexdigest()[:16]
+    file = fetching.cache_folder() / "smollm2" / f"references-{asked}.json"
+
+    def _ask() -> list[tuple[str, str, float]]:
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
             found = measure(model, tokenizer, rows, None, progress=False)
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps([[*row, logp] for row, logp in found.known.items()]), encoding="utf-8")
-        partial.replace(file)
-        return found
+        return [(*row, logp) for row, logp in found.known.items()]
+
+    return References({(request, said): logp for request, said, logp in fetching.remembered(file, _ask)})
 
 
 def _defended(defence: str, seed: int) -> PreTrainedModel:

@@ -236,10 +236,28 @@ def cycle_named(name: str) -> Cycle:
     raise ValueError(f"There is no knob {knob!r} of a cycle: expected K or β, as in 'immunized, K = 0.3'.")
 
 
-def seconds_for_hundred(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[str]) -> float:
+def seconds_for_hundred(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[str], system: str | None = "",
+    batch_size: int = FOUND,
+) -> float:  # fmt: skip
     """The processor seconds in which a model answers a hundred requests: the unit of training time."""
+    return seconds_of(lambda: answer(model, tokenizer, requests[:FOUND], system=system, batch_size=batch_size))
+
+
+def seconds_per_token(answers: Callable[[int], object], most: int) -> float:
+    """Processor seconds for each token after the first, of answers that never end.
+
+    Args:
+        answers: gives answers of so many tokens.
+        most: tokens of the longer ones; up = slower, and less noise.
+    """
+    return (seconds_of(lambda: answers(most)) - seconds_of(lambda: answers(1))) / (most - 1)
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """Processor seconds, until it has run."""
     began = time.process_time()
-    answer(model, tokenizer, requests[:FOUND], system="", batch_size=FOUND)
+    run()
     return time.process_time() - began
 
 

@@ -6,10 +6,9 @@ Symbols: N requests, N_t tokens, P length of a soft prompt, D hidden size.
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from operator import itemgetter
 from typing import Any
 
@@ -25,7 +24,7 @@ from ..contrast.scores import scorer
 from ..distillation.gate import REFUSAL
 from ..generation import Prompt, generate
 from ..studies.runner import Study
-from .tiny_lab import KINDS, TAMPERING, VIEWS, Lab, asked, lab, seconds_for_hundred
+from .tiny_lab import KINDS, TAMPERING, VIEWS, Lab, asked, lab, seconds_for_hundred, seconds_per_token
 from .your_memory import of_streams
 
 ALPHA = 0.2  # of the contrast where it has no slider of its own
@@ -33,7 +32,7 @@ ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
 EPSILONS, TEMPERATURES = (0.0, 0.05, 0.1, 0.2), (1.0, 2.0, 4.0)
 FRACTIONS, STABILIZATIONS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9), (1.0, 100.0, 10000.0)
 SHOWN = 4  # requests of each kind whose answers are kept word for word
-BATCH_TIMED, LONG, SHORT, REPEATS = 16, 25, 1, 5
+BATCH_TIMED, LONG, REPEATS = 16, 25, 5
 
 
 @dataclass(frozen=True)
@@ -189,15 +188,11 @@ def _hundred(seed: int) -> float:
 
 def _per_token(of: Lab, prompts: Sequence[Prompt], score: Any, model: PreTrainedModel) -> float:
     """Processor seconds for each token after the first, of answers that never end, in a batch."""
-    texts, seconds = [one.text for one in asked(of.seed)["benign"][:BATCH_TIMED]], []
-    for tokens in (LONG, SHORT):
-        began = time.process_time()
-        generate(
-            model, of.tokenizer, texts, prompts, score=score or itemgetter(0), batch_size=BATCH_TIMED,
-            max_new_tokens=tokens, end_ids=(-1,),
-        )  # fmt: skip
-        seconds.append(time.process_time() - began)
-    return (seconds[0] - seconds[1]) / (LONG - SHORT)
+    texts = [one.text for one in asked(of.seed)["benign"][:BATCH_TIMED]]
+    answers = partial(
+        generate, model, of.tokenizer, texts, prompts, score=score or itemgetter(0), batch_size=BATCH_TIMED, end_ids=(-1,)
+    )  # fmt: skip
+    return seconds_per_token(lambda tokens: answers(max_new_tokens=tokens), LONG)
 
 
 def _bytes(of: Lab, prompts: Sequence[Prompt]) -> int:
